@@ -1,0 +1,76 @@
+// Package executor is the contract of a tier: one way to run an instance of a revision.
+//
+// Invariants, proved for every tier by executortest.Run:
+//   - An instance that Start returned is ready: it has said so itself (its answer to OPTIONS *), nobody polled.
+//   - Handle delivers a request at most once. An error that wraps [ErrNotSent] means that no byte of
+//     it reached the function, so it may be handed to another instance.
+//   - After Stop returns nothing of the instance is left: no process, mount, cgroup, descriptor or file.
+//   - What an instance wrote before it finished answering has been given to its log sink before the
+//     response's Close returns, when the instance serves one request at a time.
+package executor
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"lambent"
+)
+
+// Executor runs instances of one tier.
+type Executor interface {
+	// Start makes an instance and returns when it is ready. It takes what it needs from spec and ctx bounds
+	// it; on error nothing is left behind. Errors are *lambent.Error: start_failed and start_timeout are the
+	// function's (Trace holds its last log lines), memory_exceeded is its limit, sandbox_failed and
+	// tier_unavailable are ours.
+	Start(ctx context.Context, spec Spec) (Instance, error)
+	// Root is the identity of the root file system that a runtime runs on; it is part of a revision's
+	// digest. It gives tier_unavailable where this node cannot run the runtime.
+	Root(runtime string) (string, error)
+	// Runtimes lists the runtimes that this node can run.
+	Runtimes() []string
+}
+
+// Spec says what to start.
+type Spec struct {
+	ID       string // names the instance; unique on this node for ever
+	Revision *lambent.Revision
+	CodeDir  string                // the unpacked bundle; mounted read-only
+	Log      func(lambent.LogLine) // called from many goroutines; must not block
+}
+
+// Instance is one live sandbox.
+type Instance interface {
+	ID() string
+	// StartPhases is how long its start took: sandbox, boot and load.
+	StartPhases() lambent.Phases
+	// Handle hands one request over and returns with the head of the response. The first byte and idle
+	// timeouts are the revision's; deadline is when the invocation's total time is up. It fills
+	// BytesIn and BytesOut of inv.Outcome as the bodies flow.
+	//
+	// Errors are *lambent.Error, from Handle and from the body's Read alike: handler_error, bad_response,
+	// instance_exited, memory_exceeded, the timeouts, client_closed when ctx ended. The body's Close gives
+	// [ErrBusy], and a failing Handle wraps it, when the function may still be working on the request.
+	Handle(ctx context.Context, inv *lambent.Invocation, deadline time.Time) (*lambent.Response, error)
+	// Stop ends the instance: SIGTERM, SIGKILL when grace is over, at once when grace is 0. It returns when
+	// nothing is left of it. It may be called more than once and from several goroutines.
+	Stop(grace time.Duration)
+	// Done is closed when the instance's main process has ended, for whatever reason.
+	Done() <-chan struct{}
+	// Exit tells how it ended; call it after Done.
+	Exit() lambent.Exit
+	// Usage reads what the instance has used so far.
+	Usage() (Usage, error)
+}
+
+// Usage is what an instance has used since its start.
+type Usage struct {
+	CPU        time.Duration
+	MemoryPeak int64 // bytes
+}
+
+// ErrBusy means that the function may still be working on a request that its caller has given up.
+var ErrBusy = errors.New("the function may still be working on the request")
+
+// ErrNotSent means that no byte of the request reached the function.
+var ErrNotSent = errors.New("the request was not handed over")
