@@ -29,6 +29,10 @@ type Executor interface {
 	Root(runtime string) (string, error)
 	// Runtimes lists the runtimes that this node can run.
 	Runtimes() []string
+	// Findings says what the tier found of what it needs, for `lambent doctor`.
+	Findings() []lambent.Finding
+	// Close stops every instance and releases what the tier holds.
+	Close() error
 }
 
 // Spec says what to start.
