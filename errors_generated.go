@@ -15,6 +15,8 @@ const (
 	CodeFunctionNotFound Code = "function_not_found"
 	// CodeNotFound: No such resource or path.
 	CodeNotFound Code = "not_found"
+	// CodeMethodNotAllowed: The path exists, but not for this method.
+	CodeMethodNotAllowed Code = "method_not_allowed"
 	// CodeConflict: The resource changed since it was read.
 	CodeConflict Code = "conflict"
 	// CodeBundleInvalid: The code bundle cannot be used: broken archive, path or link that leaves it, missing entry.
@@ -68,6 +70,7 @@ var codes = map[Code]codeInfo{
 	CodeForbidden:        {FaultClient, 403},
 	CodeFunctionNotFound: {FaultClient, 404},
 	CodeNotFound:         {FaultClient, 404},
+	CodeMethodNotAllowed: {FaultClient, 405},
 	CodeConflict:         {FaultClient, 409},
 	CodeBundleInvalid:    {FaultClient, 422},
 	CodeClientClosed:     {FaultClient, 499},
