@@ -1,0 +1,113 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"lambent"
+	"lambent/executor"
+)
+
+// hand gives inv to the leased instance. The lease ends with the response's body, or here on error.
+func (d *Dispatcher) hand(ctx context.Context, l *lease, inv *lambent.Invocation, deadline time.Time) (*lambent.Response, error) {
+	handed := time.Now()
+	resp, err := l.inst.Handle(ctx, inv, deadline)
+	head := time.Now()
+	inv.Outcome.Phases[lambent.PhaseHandler] += head.Sub(handed)
+	if err != nil {
+		l.release(l.judge(err))
+		return nil, err
+	}
+	inv.Outcome.Status = resp.Status
+	b := body{inner: resp.Body, lease: l, inv: inv, head: head}
+	if up, ok := resp.Body.(lambent.UpgradedBody); ok {
+		resp.Body = &upgradedBody{b, up}
+	} else {
+		resp.Body = &b
+	}
+	return resp, nil
+}
+
+// judge says what becomes of the instance after err.
+func (l *lease) judge(err error) verdict {
+	alone := l.inst.pool.slots() == 1
+	code := lambent.ErrorOf(err).Code
+	timeout := code == lambent.CodeFirstByteTimeout || code == lambent.CodeIdleTimeout || code == lambent.CodeTotalTimeout
+	busy := errors.Is(err, executor.ErrBusy)
+	switch {
+	case code == lambent.CodeInstanceExited, code == lambent.CodeMemoryExceeded:
+		return kill // it is dead already; what is left of it goes too
+	case alone && (busy || timeout):
+		return kill
+	case timeout:
+		return drain
+	}
+	return idle
+}
+
+// body ends the lease and completes the outcome when the response has been read or given up.
+type body struct {
+	inner io.ReadCloser
+	lease *lease
+	inv   *lambent.Invocation
+	head  time.Time
+	eof   bool
+	done  bool
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.inner.Read(p)
+	switch {
+	case err == io.EOF:
+		b.eof = true
+	case err != nil:
+		// The instance is judged before the caller learns of the failure: no side effects after an answer.
+		e := b.fail(err)
+		b.lease.release(b.lease.judge(err))
+		return n, e
+	}
+	return n, err
+}
+
+func (b *body) fail(err error) error {
+	if b.inv.Outcome.Err == nil {
+		e := *lambent.ErrorOf(err)
+		e.Invocation = b.inv.ID
+		b.inv.Outcome.Err = &e
+	}
+	return b.inv.Outcome.Err
+}
+
+func (b *body) Close() error { return b.finish(b.eof) }
+
+// finish ends the exchange; whole says that the answer was delivered to its end.
+func (b *body) finish(whole bool) error {
+	if b.done {
+		return nil
+	}
+	b.done = true
+	err := b.inner.Close()
+	v := idle
+	if err != nil {
+		v = b.lease.judge(err)
+	}
+	if !whole && b.inv.Outcome.Err == nil {
+		b.inv.Outcome.Err = &lambent.Error{Code: lambent.CodeClientClosed, Fault: lambent.FaultClient,
+			Message: "the client left before the answer was complete", Invocation: b.inv.ID}
+	}
+	b.inv.Outcome.Phases[lambent.PhaseRespond] = time.Since(b.head)
+	b.lease.release(v)
+	return err
+}
+
+// upgradedBody is the body of a switched connection, whose end is its Close, whoever asked for it.
+type upgradedBody struct {
+	body
+	up lambent.UpgradedBody
+}
+
+func (b *upgradedBody) Write(p []byte) (int, error) { return b.up.Write(p) }
+func (b *upgradedBody) CloseWrite() error           { return b.up.CloseWrite() }
+func (b *upgradedBody) Close() error                { return b.finish(true) }

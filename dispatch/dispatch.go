@@ -1,0 +1,242 @@
+// Package dispatch decides which instance serves an invocation: queue, lease, start, stop.
+//
+// Each revision has a pool with one lock of its own, one admission queue and its instances; functions
+// share no lock. Invariants:
+//   - An invocation holds at most one lease, and a lease is released exactly once.
+//   - A start belongs to the pool, not to the request that caused it: callers leave on their own context,
+//     and starting + free slots never exceed what the waiting callers ask for.
+//   - At concurrency 1 an instance that may still be working for a caller who is gone, or past its
+//     deadline, is dead before that caller has its answer.
+//
+// Lock order: pool.mu is never held while another pool's is taken, nor across a call into an executor.
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"lambent"
+	"lambent/executor"
+)
+
+// Options configure a Dispatcher. Executors and Tree are needed.
+type Options struct {
+	Executors    map[string]executor.Executor // by tier
+	Tree         func(ctx context.Context, digest string) (dir string, err error)
+	Log          func(lambent.LogLine) // what instances write; must not block
+	Logger       *slog.Logger
+	StartTimeout time.Duration // of one start, its wait for a turn included; default 30s
+	Starts       int           // starts at a time on this node; default 2 per CPU, at least 4
+	MaxInstances int           // instances at a time on this node; default 1000
+	StopGrace    time.Duration // between SIGTERM and SIGKILL of an instance that is no longer needed; default 10s
+	DrainGrace   time.Duration // for the neighbours of a request that timed out, before their instance is killed; default 30s
+}
+
+// Dispatcher implements [lambent.Invoker] over executors.
+type Dispatcher struct {
+	opt     Options
+	pools   sync.Map      // revision key -> *pool
+	turns   chan struct{} // held while starting
+	places  chan struct{} // held by every instance
+	refuse  atomic.Bool   // no new invocations
+	closing context.Context
+	close   context.CancelFunc // cancels starts
+	tasks   tasks              // starts and stops under way
+}
+
+var _ lambent.Invoker = (*Dispatcher)(nil)
+
+// New makes a Dispatcher; it starts nothing.
+func New(opt Options) *Dispatcher {
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opt.Log == nil {
+		opt.Log = func(lambent.LogLine) {}
+	}
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&opt.StartTimeout, 30*time.Second)
+	def(&opt.StopGrace, 10*time.Second)
+	def(&opt.DrainGrace, 30*time.Second)
+	if opt.Starts == 0 {
+		opt.Starts = max(4, 2*runtime.NumCPU())
+	}
+	if opt.MaxInstances == 0 {
+		opt.MaxInstances = 1000
+	}
+	d := &Dispatcher{opt: opt, turns: make(chan struct{}, opt.Starts), places: make(chan struct{}, opt.MaxInstances)}
+	d.closing, d.close = context.WithCancel(context.Background())
+	return d
+}
+
+// maxAttempts bounds how often one invocation is dispatched: only those that no byte was handed over of
+// are dispatched again.
+const maxAttempts = 3
+
+// Invoke implements [lambent.Invoker].
+func (d *Dispatcher) Invoke(ctx context.Context, inv *lambent.Invocation) (*lambent.Response, error) {
+	deadline := inv.Accepted.Add(inv.Revision.Settings.Timeouts.Total.D())
+	for attempt := 1; ; attempt++ {
+		l, err := d.lease(ctx, inv, deadline)
+		if err == nil {
+			var resp *lambent.Response
+			if resp, err = d.hand(ctx, l, inv, deadline); err == nil {
+				return resp, nil
+			}
+			if errors.Is(err, executor.ErrNotSent) && attempt < maxAttempts && ctx.Err() == nil {
+				continue
+			}
+		}
+		e := lambent.ErrorOf(err)
+		if e.Invocation == "" {
+			shared := *e // one failed start answers many callers
+			e = &shared
+			e.Invocation = inv.ID
+		}
+		inv.Outcome.Err = e
+		return nil, e
+	}
+}
+
+// lease waits for a slot and fills the phases until then.
+func (d *Dispatcher) lease(ctx context.Context, inv *lambent.Invocation, deadline time.Time) (*lease, error) {
+	s := &inv.Revision.Settings
+	limit := inv.Accepted.Add(s.Timeouts.Queue.D())
+	if deadline.Before(limit) {
+		limit = deadline
+	}
+	l, err := d.acquire(ctx, inv.Revision, limit)
+	wait := time.Since(inv.Accepted)
+	if err != nil {
+		inv.Outcome.Phases[lambent.PhaseQueue] = wait
+		return nil, err
+	}
+	inv.Outcome.Instance = l.inst.ID()
+	if l.cold {
+		inv.Outcome.Cold = true
+		inv.Outcome.Phases = l.inst.phases
+	}
+	// A start may have begun for another caller, before this one came.
+	inv.Outcome.Phases[lambent.PhaseQueue] = max(0, wait-inv.Outcome.Phases.Total())
+	return l, nil
+}
+
+// acquire takes a slot in the pool of rev, whichever pool that is by then.
+func (d *Dispatcher) acquire(ctx context.Context, rev *lambent.Revision, limit time.Time) (*lease, error) {
+	for {
+		if d.refuse.Load() {
+			return nil, errShuttingDown()
+		}
+		if l, err := d.pool(rev).acquire(ctx, limit); !errors.Is(err, errPoolGone) {
+			return l, err
+		}
+	}
+}
+
+func errShuttingDown() error {
+	return lambent.Errorf(lambent.CodeShuttingDown, "this node is stopping").WithHint("send the request again")
+}
+
+func (d *Dispatcher) pool(rev *lambent.Revision) *pool {
+	key := rev.Key()
+	if p, ok := d.pools.Load(key); ok {
+		return p.(*pool)
+	}
+	p, _ := d.pools.LoadOrStore(key, &pool{d: d, rev: rev, key: key, all: map[*instance]struct{}{}})
+	return p.(*pool)
+}
+
+// Ready returns when rev has an instance that is ready, which it starts if need be, and how long that
+// start took (zero if none was needed). The instance stays for rev's keep-alive time.
+func (d *Dispatcher) Ready(ctx context.Context, rev *lambent.Revision) (lambent.Phases, error) {
+	for {
+		if d.refuse.Load() {
+			return lambent.Phases{}, errShuttingDown()
+		}
+		p := d.pool(rev)
+		p.mu.Lock()
+		p.retired = false
+		alive := len(p.all) > 0
+		p.mu.Unlock()
+		if alive {
+			return lambent.Phases{}, nil
+		}
+		l, err := p.acquire(ctx, time.Now().Add(d.opt.StartTimeout))
+		switch {
+		case errors.Is(err, errPoolGone):
+			continue
+		case err != nil:
+			return lambent.Phases{}, err
+		}
+		phases := l.inst.phases
+		l.release(idle)
+		return phases, nil
+	}
+}
+
+// Retire says that rev gets no new traffic: its instances end as soon as they are idle. Calls that were
+// routed to it before still find it.
+func (d *Dispatcher) Retire(rev *lambent.Revision) {
+	if p, ok := d.pools.Load(rev.Key()); ok {
+		p.(*pool).retire()
+	}
+}
+
+// Close refuses new invocations, waits until those under way are done or ctx ends, and stops every
+// instance. It returns when nothing of them is left.
+func (d *Dispatcher) Close(ctx context.Context) {
+	d.refuse.Store(true)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for d.busy() && ctx.Err() == nil {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	d.close()
+	d.tasks.closeAndWait(func() {
+		for _, p := range d.pools.Range {
+			p.(*pool).drop()
+		}
+	})
+}
+
+func (d *Dispatcher) busy() bool {
+	for s := range d.Stats() {
+		if s.InFlight+s.Waiting > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Stats is the state of one revision's pool.
+type Stats struct {
+	Revision  *lambent.Revision
+	Instances int // ready ones
+	Starting  int
+	InFlight  int // leased slots
+	Waiting   int // callers in the queue
+}
+
+// Stats gives the state of every revision that has instances or callers.
+func (d *Dispatcher) Stats() iter.Seq[Stats] {
+	return func(yield func(Stats) bool) {
+		for _, v := range d.pools.Range {
+			if !yield(v.(*pool).stats()) {
+				return
+			}
+		}
+	}
+}

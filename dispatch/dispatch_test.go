@@ -1,0 +1,631 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"lambent"
+	"lambent/executor"
+)
+
+// world is an executor made of funcs: dispatch is tested on the contract, in fake time.
+type world struct {
+	boot   time.Duration
+	start  func(n int64) error // nil: every start succeeds
+	handle func(ctx context.Context, inst *fake, inv *lambent.Invocation, deadline time.Time) (*lambent.Response, error)
+
+	started, alive, peak atomic.Int64
+}
+
+type fake struct {
+	w     *world
+	id    string
+	once  sync.Once
+	done  chan struct{}
+	stops []time.Duration
+	mu    sync.Mutex
+}
+
+func (w *world) Start(ctx context.Context, spec executor.Spec) (executor.Instance, error) {
+	n := w.started.Add(1)
+	select {
+	case <-time.After(w.boot):
+	case <-ctx.Done():
+		return nil, lambent.Errorf(lambent.CodeStartTimeout, "not ready in time")
+	}
+	if w.start != nil {
+		if err := w.start(n); err != nil {
+			return nil, err
+		}
+	}
+	a := w.alive.Add(1)
+	for p := w.peak.Load(); a > p && !w.peak.CompareAndSwap(p, a); p = w.peak.Load() {
+	}
+	return &fake{w: w, id: spec.ID, done: make(chan struct{})}, nil
+}
+
+func (*world) Root(string) (string, error)     { return "test", nil }
+func (*world) Runtimes() []string              { return []string{"go"} }
+func (*world) Findings() []lambent.Finding     { return nil }
+func (*world) Close() error                    { return nil }
+func (f *fake) ID() string                     { return f.id }
+func (f *fake) Done() <-chan struct{}          { return f.done }
+func (f *fake) Exit() lambent.Exit             { return lambent.Exit{} }
+func (f *fake) Usage() (executor.Usage, error) { return executor.Usage{}, nil }
+func (f *fake) StartPhases() lambent.Phases {
+	var p lambent.Phases
+	p[lambent.PhaseBoot] = f.w.boot
+	return p
+}
+
+func (f *fake) Stop(grace time.Duration) {
+	f.mu.Lock()
+	f.stops = append(f.stops, grace)
+	f.mu.Unlock()
+	f.die()
+}
+
+func (f *fake) die() {
+	f.once.Do(func() {
+		f.w.alive.Add(-1)
+		close(f.done)
+	})
+}
+
+func (f *fake) Handle(ctx context.Context, inv *lambent.Invocation, deadline time.Time) (*lambent.Response, error) {
+	if f.w.handle != nil {
+		return f.w.handle(ctx, f, inv, deadline)
+	}
+	return answer(), nil
+}
+
+func answer() *lambent.Response {
+	return &lambent.Response{Status: 200, ContentLength: 2, Body: io.NopCloser(strings.NewReader("ok"))}
+}
+
+// work answers after d, or fails as the guest does when ctx or the deadline ends first.
+func work(d time.Duration) func(context.Context, *fake, *lambent.Invocation, time.Time) (*lambent.Response, error) {
+	return func(ctx context.Context, f *fake, inv *lambent.Invocation, deadline time.Time) (*lambent.Response, error) {
+		select {
+		case <-time.After(d):
+			return answer(), nil
+		case <-time.After(time.Until(deadline)):
+			return nil, lambent.Errorf(lambent.CodeTotalTimeout, "late: %w", executor.ErrBusy)
+		case <-ctx.Done():
+			return nil, lambent.Errorf(lambent.CodeClientClosed, "gone: %w", executor.ErrBusy)
+		case <-f.done:
+			return nil, lambent.Errorf(lambent.CodeInstanceExited, "died")
+		}
+	}
+}
+
+func revision(t *testing.T, change func(*lambent.Settings)) *lambent.Revision {
+	t.Helper()
+	s := lambent.Settings{Runtime: "go", Concurrency: 1}
+	if change != nil {
+		change(&s)
+	}
+	s, err := s.Complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lambent.NewRevision("default", "f", s, "sha256:x", "test", time.Now())
+}
+
+func open(t *testing.T, w *world, change func(*Options)) *Dispatcher {
+	opt := Options{
+		Executors: map[string]executor.Executor{lambent.TierProcess: w},
+		Tree:      func(context.Context, string) (string, error) { return "/code", nil },
+		Starts:    1000,
+	}
+	if change != nil {
+		change(&opt)
+	}
+	d := New(opt)
+	t.Cleanup(func() {
+		d.Close(t.Context())
+		if n := w.alive.Load(); n != 0 {
+			t.Errorf("%d instances are left after Close", n)
+		}
+	})
+	return d
+}
+
+func invoke(ctx context.Context, d *Dispatcher, rev *lambent.Revision) (*lambent.Invocation, error) {
+	inv := &lambent.Invocation{ID: lambent.NewID(), Revision: rev, Accepted: time.Now(), Method: "GET", Target: "/"}
+	resp, err := d.Invoke(ctx, inv)
+	if err != nil {
+		return inv, err
+	}
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		resp.Body.Close()
+		return inv, err
+	}
+	return inv, resp.Body.Close()
+}
+
+func inBubble(t *testing.T, f func(t *testing.T)) {
+	synctest.Test(t, func(t *testing.T) { f(t) })
+}
+
+func wantCode(t *testing.T, err error, code lambent.Code) {
+	t.Helper()
+	if !lambent.HasCode(err, code) {
+		t.Errorf("got error %v, want code %s", err, code)
+	}
+}
+
+func TestColdThenWarm(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{boot: 10 * time.Millisecond}
+		d := open(t, w, nil)
+		rev := revision(t, nil)
+		cold, err := invoke(t.Context(), d, rev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !cold.Outcome.Cold || cold.Outcome.Phases[lambent.PhaseBoot] != w.boot || cold.Outcome.Phases[lambent.PhaseQueue] != 0 {
+			t.Errorf("cold outcome %+v", cold.Outcome)
+		}
+		warm, err := invoke(t.Context(), d, rev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o := warm.Outcome; o.Cold || o.Phases.Total() != 0 || o.Instance != cold.Outcome.Instance || o.Status != 200 {
+			t.Errorf("warm outcome %+v", o)
+		}
+	})
+}
+
+func TestBurstStartsWhatConcurrencyNeeds(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{boot: 20 * time.Millisecond, handle: work(time.Second)}
+		d := open(t, w, nil)
+		rev := revision(t, func(s *lambent.Settings) { s.Concurrency = 10 })
+		var failed atomic.Int64
+		var wg sync.WaitGroup
+		for range 500 {
+			wg.Go(func() {
+				if _, err := invoke(t.Context(), d, rev); err != nil {
+					failed.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if failed.Load() != 0 || w.started.Load() != 50 {
+			t.Errorf("%d failed, %d instances started, want 0 and 50", failed.Load(), w.started.Load())
+		}
+	})
+}
+
+func TestMaxInstancesAndSlots(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var inFlight, most atomic.Int64
+		w := &world{boot: time.Millisecond}
+		w.handle = func(ctx context.Context, f *fake, inv *lambent.Invocation, dl time.Time) (*lambent.Response, error) {
+			n := inFlight.Add(1)
+			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+			}
+			defer inFlight.Add(-1)
+			return work(50*time.Millisecond)(ctx, f, inv, dl)
+		}
+		d := open(t, w, nil)
+		rev := revision(t, func(s *lambent.Settings) { s.MaxInstances, s.Concurrency = 3, 2 })
+		var wg sync.WaitGroup
+		for range 60 {
+			wg.Go(func() {
+				if _, err := invoke(t.Context(), d, rev); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if most.Load() != 6 || w.peak.Load() != 3 {
+			t.Errorf("%d at a time in %d instances, want 6 in 3", most.Load(), w.peak.Load())
+		}
+	})
+}
+
+func TestKeepAliveScalesToZero(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{handle: work(10 * time.Millisecond)}
+		d := open(t, w, nil)
+		rev := revision(t, func(s *lambent.Settings) { s.KeepAlive = lambent.Duration(time.Minute) })
+		var wg sync.WaitGroup
+		for range 5 {
+			wg.Go(func() { _, _ = invoke(t.Context(), d, rev) })
+		}
+		wg.Wait()
+		if n := w.alive.Load(); n != 5 {
+			t.Fatalf("%d instances, want 5", n)
+		}
+		// One caller at a time keeps the most recently used instance only; the surplus idles out.
+		for range 4 {
+			time.Sleep(20 * time.Second)
+			if _, err := invoke(t.Context(), d, rev); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := w.alive.Load(); n != 1 {
+			t.Errorf("%d instances in use by one caller, want 1", n)
+		}
+		time.Sleep(time.Minute + time.Millisecond)
+		synctest.Wait()
+		if n := w.alive.Load(); n != 0 {
+			t.Errorf("%d instances after the keep-alive time, want 0", n)
+		}
+		for s := range d.Stats() {
+			t.Errorf("the pool is still there: %+v", s)
+		}
+	})
+}
+
+func TestQueueLimitsAndTimeout(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{handle: work(10 * time.Second)}
+		d := open(t, w, nil)
+		rev := revision(t, func(s *lambent.Settings) {
+			s.MaxInstances, s.Queue, s.Timeouts.Queue = 1, 2, lambent.Duration(time.Second)
+		})
+		var wg sync.WaitGroup
+		call := func(code lambent.Code) {
+			wg.Go(func() {
+				inv, err := invoke(t.Context(), d, rev)
+				if code == "" && err != nil {
+					t.Error(err)
+				} else if code != "" {
+					wantCode(t, err, code)
+					if inv.Outcome.Err == nil || inv.Outcome.Err.Invocation != inv.ID {
+						t.Errorf("outcome %+v", inv.Outcome)
+					}
+				}
+			})
+			synctest.Wait()
+		}
+		call("")
+		call(lambent.CodeQueueTimeout)
+		call(lambent.CodeQueueTimeout)
+		call(lambent.CodeQueueFull)
+		wg.Wait()
+	})
+}
+
+func TestCallerLeavesTheQueue(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{boot: time.Second}
+		d := open(t, w, nil)
+		rev := revision(t, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { time.Sleep(100 * time.Millisecond); cancel() }()
+		_, err := invoke(ctx, d, rev)
+		wantCode(t, err, lambent.CodeClientClosed)
+		// The start goes on without its caller and serves the next one.
+		time.Sleep(500 * time.Millisecond)
+		inv, err := invoke(t.Context(), d, rev)
+		if err != nil || w.started.Load() != 1 {
+			t.Fatalf("err %v, %d starts, want the first one's", err, w.started.Load())
+		}
+		if q := inv.Outcome.Phases[lambent.PhaseQueue]; q != 0 || !inv.Outcome.Cold {
+			t.Errorf("queue %s, cold %v", q, inv.Outcome.Cold)
+		}
+	})
+}
+
+func TestDeadlineKillsBeforeTheAnswerAtConcurrencyOne(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{handle: work(time.Hour)}
+		d := open(t, w, nil)
+		rev := revision(t, func(s *lambent.Settings) { s.Timeouts.Total = lambent.Duration(time.Second) })
+		_, err := invoke(t.Context(), d, rev)
+		wantCode(t, err, lambent.CodeTotalTimeout)
+		if n := w.alive.Load(); n != 0 {
+			t.Errorf("%d instances live on after the 504", n)
+		}
+	})
+}
+
+func TestDeadlineSparesNeighbours(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{}
+		w.handle = func(ctx context.Context, f *fake, inv *lambent.Invocation, dl time.Time) (*lambent.Response, error) {
+			if inv.Target == "/slow" {
+				return work(time.Hour)(ctx, f, inv, dl)
+			}
+			return work(1500*time.Millisecond)(ctx, f, inv, dl)
+		}
+		d := open(t, w, nil)
+		rev := revision(t, func(s *lambent.Settings) {
+			s.Concurrency, s.Timeouts.Total = 10, lambent.Duration(2*time.Second)
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			inv := &lambent.Invocation{ID: "slow", Revision: rev, Accepted: time.Now(), Target: "/slow"}
+			_, err := d.Invoke(t.Context(), inv)
+			wantCode(t, err, lambent.CodeTotalTimeout)
+		})
+		time.Sleep(time.Second)
+		wg.Go(func() {
+			if _, err := invoke(t.Context(), d, rev); err != nil {
+				t.Errorf("the neighbour failed: %v", err)
+			}
+		})
+		time.Sleep(1200 * time.Millisecond) // past the slow one's deadline: its instance drains
+		if _, err := invoke(t.Context(), d, rev); err != nil || w.started.Load() != 2 {
+			t.Errorf("err %v, %d starts: want a new instance for new work", err, w.started.Load())
+		}
+		wg.Wait()
+		synctest.Wait()
+		if n := w.alive.Load(); n != 1 {
+			t.Errorf("%d instances, want the drained one gone", n)
+		}
+	})
+}
+
+func TestFailedStart(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		code   lambent.Code
+		starts int64
+	}{
+		{"function's fault is not tried again", lambent.CodeStartFailed, 1},
+		{"platform's fault is tried once more", lambent.CodeSandboxFailed, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				w := &world{boot: time.Millisecond, start: func(int64) error { return lambent.Errorf(c.code, "no") }}
+				d := open(t, w, nil)
+				rev := revision(t, func(s *lambent.Settings) { s.Concurrency = 5 })
+				var wg sync.WaitGroup
+				for range 5 {
+					wg.Go(func() {
+						inv, err := invoke(t.Context(), d, rev)
+						wantCode(t, err, c.code)
+						if inv.Outcome.Err.Invocation != inv.ID {
+							t.Errorf("invocation %q in the error of %q", inv.Outcome.Err.Invocation, inv.ID)
+						}
+					})
+				}
+				wg.Wait()
+				if n := w.started.Load(); n != c.starts {
+					t.Errorf("%d starts, want %d", n, c.starts)
+				}
+			})
+		})
+	}
+}
+
+func TestFailingStartsBackOffWhileOthersServe(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{boot: time.Millisecond, handle: work(10 * time.Millisecond)}
+		w.start = func(n int64) error {
+			if n > 1 {
+				return lambent.Errorf(lambent.CodeStartFailed, "no more")
+			}
+			return nil
+		}
+		d := open(t, w, nil)
+		rev := revision(t, nil)
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				if _, err := invoke(t.Context(), d, rev); err != nil {
+					t.Error(err)
+				}
+			})
+			time.Sleep(time.Millisecond)
+		}
+		wg.Wait()
+		if n := w.started.Load(); n > 10 {
+			t.Errorf("%d starts in a second of failures", n)
+		}
+	})
+}
+
+func TestNotSentGoesToAnotherInstance(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{}
+		w.handle = func(_ context.Context, f *fake, _ *lambent.Invocation, _ time.Time) (*lambent.Response, error) {
+			if w.started.Load() == 1 {
+				f.die()
+				return nil, lambent.Errorf(lambent.CodeInstanceExited, "died: %w", executor.ErrNotSent)
+			}
+			return answer(), nil
+		}
+		d := open(t, w, nil)
+		if _, err := invoke(t.Context(), d, revision(t, nil)); err != nil || w.started.Load() != 2 {
+			t.Errorf("err %v after %d starts", err, w.started.Load())
+		}
+	})
+}
+
+func TestReuseNever(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{}
+		d := open(t, w, nil)
+		rev := revision(t, func(s *lambent.Settings) { s.Reuse, s.Concurrency = lambent.ReuseNever, 10 })
+		seen := map[string]bool{}
+		for range 5 {
+			inv, err := invoke(t.Context(), d, rev)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen[inv.Outcome.Instance] = true
+		}
+		synctest.Wait()
+		if len(seen) != 5 || w.alive.Load() != 0 {
+			t.Errorf("%d instances served 5 requests, %d are left", len(seen), w.alive.Load())
+		}
+	})
+}
+
+func TestReadyAndRetire(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{boot: 5 * time.Millisecond, handle: work(time.Second)}
+		d := open(t, w, nil)
+		old, next := revision(t, nil), revision(t, func(s *lambent.Settings) { s.Memory = 512 })
+		phases, err := d.Ready(t.Context(), old)
+		if err != nil || phases[lambent.PhaseBoot] != w.boot {
+			t.Fatalf("%v, phases %v", err, phases)
+		}
+		if phases, err = d.Ready(t.Context(), old); err != nil || phases.Total() != 0 || w.started.Load() != 1 {
+			t.Errorf("second Ready: %v, %v, %d starts", err, phases, w.started.Load())
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := invoke(t.Context(), d, old); err != nil {
+				t.Errorf("in flight at the switch: %v", err)
+			}
+		})
+		synctest.Wait()
+		if _, err := d.Ready(t.Context(), next); err != nil {
+			t.Fatal(err)
+		}
+		d.Retire(old)
+		if _, err := invoke(t.Context(), d, old); err != nil {
+			t.Errorf("routed just before the switch: %v", err)
+		}
+		wg.Wait()
+		synctest.Wait()
+		if n := w.alive.Load(); n != 1 {
+			t.Errorf("%d instances, want the new revision's only", n)
+		}
+		if _, err := d.Ready(t.Context(), old); err != nil {
+			t.Errorf("back to the old one: %v", err)
+		}
+	})
+}
+
+func TestReadyFails(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{start: func(int64) error { return lambent.Errorf(lambent.CodeStartFailed, "no handler") }}
+		_, err := open(t, w, nil).Ready(t.Context(), revision(t, nil))
+		wantCode(t, err, lambent.CodeStartFailed)
+	})
+}
+
+func TestFullNodeEndsTheOldestIdleInstance(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{}
+		d := open(t, w, func(o *Options) { o.MaxInstances = 2 })
+		var revs []*lambent.Revision
+		for i := range 3 {
+			rev := *revision(t, nil)
+			rev.Function = fmt.Sprint("f", i)
+			revs = append(revs, &rev)
+			if _, err := invoke(t.Context(), d, &rev); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		if n := w.peak.Load(); n > 2 {
+			t.Errorf("%d instances at a time, want 2", n)
+		}
+		if inv, err := invoke(t.Context(), d, revs[1]); err != nil || inv.Outcome.Cold {
+			t.Errorf("the younger idle one was ended: %v", err)
+		}
+	})
+}
+
+func TestInstanceDiesIdle(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{}
+		var last *fake
+		w.handle = func(_ context.Context, f *fake, _ *lambent.Invocation, _ time.Time) (*lambent.Response, error) {
+			last = f
+			return answer(), nil
+		}
+		d := open(t, w, nil)
+		rev := revision(t, nil)
+		for want := int64(1); want <= 2; want++ {
+			if _, err := invoke(t.Context(), d, rev); err != nil || w.started.Load() != want {
+				t.Fatalf("err %v, %d starts, want %d", err, w.started.Load(), want)
+			}
+			last.die()
+			synctest.Wait()
+		}
+	})
+}
+
+func TestCloseDrains(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{boot: 10 * time.Millisecond, handle: work(time.Second)}
+		d := open(t, w, nil)
+		rev := revision(t, nil)
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				if _, err := invoke(t.Context(), d, rev); err != nil {
+					t.Errorf("accepted before Close: %v", err)
+				}
+			})
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		d.Close(ctx)
+		wg.Wait()
+		_, err := invoke(t.Context(), d, rev)
+		wantCode(t, err, lambent.CodeShuttingDown)
+		_, err = d.Ready(t.Context(), rev)
+		wantCode(t, err, lambent.CodeShuttingDown)
+	})
+}
+
+func TestBodyGivenUp(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{}
+		w.handle = func(context.Context, *fake, *lambent.Invocation, time.Time) (*lambent.Response, error) {
+			return &lambent.Response{Status: 200, ContentLength: -1, Body: busyBody{}}, nil
+		}
+		d := open(t, w, nil)
+		inv := &lambent.Invocation{ID: "x", Revision: revision(t, nil), Accepted: time.Now()}
+		resp, err := d.Invoke(t.Context(), inv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := resp.Body.Close(); !errors.Is(err, executor.ErrBusy) {
+			t.Errorf("Close: %v", err)
+		}
+		if w.alive.Load() != 0 || inv.Outcome.Err == nil || inv.Outcome.Err.Code != lambent.CodeClientClosed {
+			t.Errorf("%d alive, outcome %+v", w.alive.Load(), inv.Outcome)
+		}
+	})
+}
+
+type busyBody struct{}
+
+func (busyBody) Read([]byte) (int, error) { return 1, nil }
+func (busyBody) Close() error             { return executor.ErrBusy }
+
+// BenchmarkWarm is the hot path of queue and lease without the instance's own cost.
+func BenchmarkWarm(b *testing.B) {
+	w := &world{}
+	d := New(Options{
+		Executors: map[string]executor.Executor{lambent.TierProcess: w},
+		Tree:      func(context.Context, string) (string, error) { return "/code", nil },
+	})
+	s, err := lambent.Settings{Runtime: "go"}.Complete()
+	if err != nil {
+		b.Fatal(err)
+	}
+	rev := lambent.NewRevision("default", "f", s, "sha256:x", "test", time.Now())
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := invoke(context.Background(), d, rev); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+	d.Close(context.Background())
+}

@@ -1,0 +1,216 @@
+package dispatch
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"lambent"
+	"lambent/executor"
+)
+
+const (
+	firstBackoff = 100 * time.Millisecond
+	maxBackoff   = 10 * time.Second
+)
+
+// startMore starts as many instances as the waiting callers need beyond those that are starting. The
+// lock is held.
+func (p *pool) startMore() {
+	s := &p.rev.Settings
+	for p.starting*p.slots() < p.waiting.n && len(p.all)+p.starting < s.MaxInstances {
+		if p.backoff > 0 && len(p.all) > 0 && (p.starting > 0 || time.Now().Before(p.resume)) {
+			return // the last start failed: one at a time, while the instances that live serve the queue
+		}
+		p.starting++
+		if !p.d.tasks.run(p.start) {
+			p.starting--
+			p.fail(errShuttingDown())
+			return
+		}
+	}
+}
+
+// start makes one instance for the pool. It runs on its own time, not on that of the caller who caused it.
+func (p *pool) start() {
+	ctx, cancel := context.WithTimeout(p.d.closing, p.d.opt.StartTimeout)
+	defer cancel()
+	inst, err := p.boot(ctx)
+
+	p.mu.Lock()
+	p.starting--
+	if err != nil {
+		p.backoff = min(max(firstBackoff, 2*p.backoff), maxBackoff)
+		p.resume = time.Now().Add(p.backoff)
+		if len(p.all) == 0 && p.starting == 0 {
+			p.fail(err)
+		}
+		p.collect()
+		p.mu.Unlock()
+		p.d.opt.Logger.Warn("start failed", "revision", p.key, "err", err)
+		return
+	}
+	p.backoff, p.resume = 0, time.Time{}
+	if p.gone { // the node is stopping
+		p.mu.Unlock()
+		inst.Stop(0)
+		<-p.d.places
+		return
+	}
+	p.all[inst] = struct{}{}
+	p.free = append(p.free, inst)
+	p.serve()
+	if inst.used == 0 {
+		p.rest(inst)
+	}
+	p.startMore()
+	p.mu.Unlock()
+	// The place is given back when the instance is gone, whoever ended it. Its end is also how the pool
+	// learns that it died by itself.
+	p.d.tasks.wg.Go(func() { // a task already: start is one
+		<-inst.Done()
+		p.end(inst, 0)
+		inst.Stop(0)
+		<-p.d.places
+	})
+}
+
+// boot waits for a place and a turn, gets the code and starts an instance. On success the caller owes the
+// place.
+func (p *pool) boot(ctx context.Context) (*instance, error) {
+	began := time.Now()
+	ex, ok := p.d.opt.Executors[p.rev.Settings.Tier]
+	if !ok {
+		return nil, lambent.Errorf(lambent.CodeTierUnavailable, "this node has no tier %q", p.rev.Settings.Tier)
+	}
+	if err := p.d.place(ctx); err != nil {
+		return nil, err
+	}
+	booted := false
+	defer func() {
+		if !booted {
+			<-p.d.places
+		}
+	}()
+	select {
+	case p.d.turns <- struct{}{}:
+		defer func() { <-p.d.turns }()
+	case <-ctx.Done():
+		return nil, p.d.late(ctx, "no turn to start came")
+	}
+	placed := time.Now()
+	dir, err := p.d.opt.Tree(ctx, p.rev.Code)
+	if err != nil {
+		return nil, err
+	}
+	fetched := time.Now()
+	spec := executor.Spec{ID: newInstanceID(), Revision: p.rev, CodeDir: dir, Log: p.d.opt.Log}
+	started, err := ex.Start(ctx, spec)
+	if e := lambent.ErrorOf(err); e != nil && e.Fault == lambent.FaultPlatform && e.Code != lambent.CodeTierUnavailable && ctx.Err() == nil {
+		p.d.opt.Logger.Warn("start failed, once more", "revision", p.key, "err", err)
+		spec.ID = newInstanceID()
+		started, err = ex.Start(ctx, spec)
+	}
+	if err != nil {
+		return nil, err
+	}
+	booted = true
+	inst := &instance{Instance: started, pool: p, phases: started.StartPhases()}
+	inst.phases[lambent.PhasePlace] = placed.Sub(began)
+	inst.phases[lambent.PhaseFetch] = fetched.Sub(placed)
+	return inst, nil
+}
+
+// place takes one of the node's places; when none is left it ends the instance that has been idle longest.
+func (d *Dispatcher) place(ctx context.Context) error {
+	select {
+	case d.places <- struct{}{}:
+		return nil
+	default:
+		d.reclaim()
+	}
+	select {
+	case d.places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return d.late(ctx, "all of the node's places are taken")
+	}
+}
+
+func (d *Dispatcher) late(ctx context.Context, what string) error {
+	if d.closing.Err() != nil {
+		return errShuttingDown()
+	}
+	return lambent.Errorf(lambent.CodeQueueTimeout, "%s within %s: %w", what, d.opt.StartTimeout, ctx.Err()).
+		WithHint("the node runs at most %d instances, %d starts at a time", d.opt.MaxInstances, d.opt.Starts)
+}
+
+func (d *Dispatcher) reclaim() {
+	var oldest *instance
+	var since time.Time
+	for _, v := range d.pools.Range {
+		p := v.(*pool)
+		p.mu.Lock()
+		for _, inst := range p.free {
+			if inst.used == 0 && (oldest == nil || inst.idle.Before(since)) {
+				oldest, since = inst, inst.idle
+			}
+		}
+		p.mu.Unlock()
+	}
+	if oldest == nil {
+		return
+	}
+	p := oldest.pool
+	p.mu.Lock()
+	_, member := p.all[oldest]
+	member = member && oldest.used == 0
+	if member {
+		p.remove(oldest)
+		p.collect()
+	}
+	p.mu.Unlock()
+	if member {
+		d.tasks.run(func() { oldest.Stop(d.opt.StopGrace) })
+	}
+}
+
+var idEncoding = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
+
+// newInstanceID gives 16 characters that sort by time: 48 bits of Unix milliseconds and 32 random bits.
+func newInstanceID() string {
+	var b [14]byte
+	binary.BigEndian.PutUint64(b[:8], uint64(time.Now().UnixMilli()))
+	rand.Read(b[8:12])
+	return idEncoding.EncodeToString(b[2:12])
+}
+
+// tasks runs what must be over before Close returns.
+type tasks struct {
+	mu     sync.Mutex
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// run runs f in a goroutine; after closeAndWait it refuses.
+func (t *tasks) run(f func()) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	t.wg.Go(f)
+	return true
+}
+
+// closeAndWait runs last, which may still run tasks, and waits until all are over.
+func (t *tasks) closeAndWait(last func()) {
+	last()
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.wg.Wait()
+}

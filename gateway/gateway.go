@@ -1,0 +1,307 @@
+// Package gateway is the public door: it matches an HTTP request to a function, hands it to the
+// [lambent.Invoker] and streams the answer back.
+//
+// A function is reached at /fn/{name}[.{namespace}]/{path...} on any host, and at every path of the host
+// {name}.{namespace}.localhost, which gives each function a cookie origin of its own. The function sees
+// the path behind its name, as the client wrote it.
+package gateway
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"lambent"
+	"lambent/gateway/route"
+	"lambent/internal/inbound"
+	"lambent/observe/trace"
+)
+
+// Options configure a Gateway. All but Public are needed.
+type Options struct {
+	Table   *route.Table
+	Invoker lambent.Invoker
+	// Authenticate tells whether a request carries a key that may invoke.
+	Authenticate func(*http.Request) bool
+	// Public is the auth of functions that say none; it is for listeners that only this machine reaches.
+	Public bool
+}
+
+// Gateway serves functions over HTTP.
+type Gateway struct{ opt Options }
+
+// New makes a Gateway.
+func New(opt Options) *Gateway { return &Gateway{opt} }
+
+var _ http.Handler = (*Gateway)(nil)
+
+const domain = ".localhost"
+
+// ServeHTTP implements [http.Handler].
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	accepted := time.Now()
+	namespace, name, target, ok := match(r)
+	if !ok {
+		lambent.WriteError(w, lambent.Errorf(lambent.CodeNotFound, "nothing is at %s", r.URL.Path).
+			WithHint("functions are at /fn/{name}/... and at http://{name}.{namespace}%s/...", domain))
+		return
+	}
+	f, ok := g.opt.Table.Lookup(namespace, name)
+	if !ok {
+		lambent.WriteError(w, lambent.Errorf(lambent.CodeFunctionNotFound, "there is no function %q in namespace %q", name, namespace).
+			WithHint("deploy it with: lambent deploy DIR --name %s", name))
+		return
+	}
+	s := &f.Latest.Settings
+	if s.Auth == lambent.AuthKey || s.Auth == "" && !g.opt.Public {
+		if !g.opt.Authenticate(r) {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="lambent"`)
+			lambent.WriteError(w, lambent.Errorf(lambent.CodeUnauthorized, "%s/%s takes callers with a key only", namespace, name).
+				WithHint("send the header: Authorization: Bearer KEY"))
+			return
+		}
+		r.Header.Del("Authorization") // the platform's key is none of the function's business
+	}
+	if s.MaxBody >= 0 && r.ContentLength > s.MaxBody {
+		lambent.WriteError(w, inbound.TooLarge(s.MaxBody))
+		return
+	}
+	inv := &lambent.Invocation{
+		ID: lambent.NewID(), Revision: f.Latest, Trigger: lambent.TriggerHTTP, Accepted: accepted,
+		Method: r.Method, Target: target, Host: r.Host, Header: r.Header, ContentLength: r.ContentLength,
+		Upgrade: upgrade(r),
+	}
+	prepare(r, inv)
+	g.serve(w, r, inv)
+}
+
+// match finds the function that r is for and the target that it shall see.
+func match(r *http.Request) (namespace, name, target string, ok bool) {
+	target = r.RequestURI
+	if !strings.HasPrefix(target, "/") {
+		target = r.URL.RequestURI() // absolute form
+	}
+	host := r.Host
+	if i := strings.LastIndexByte(host, ':'); i >= 0 {
+		host = host[:i]
+	}
+	if labels, found := strings.CutSuffix(host, domain); found {
+		name, namespace, ok = strings.Cut(labels, ".")
+		return namespace, name, target, ok
+	}
+	rest, found := strings.CutPrefix(target, "/fn/")
+	if !found {
+		return "", "", "", false
+	}
+	end := strings.IndexAny(rest, "/?")
+	if end < 0 {
+		end = len(rest)
+	}
+	name, target = rest[:end], rest[end:]
+	if !strings.HasPrefix(target, "/") {
+		target = "/" + target
+	}
+	name, namespace, found = strings.Cut(name, ".")
+	if !found {
+		namespace = lambent.DefaultNamespace
+	}
+	return namespace, name, target, name != ""
+}
+
+// upgrade gives the protocol that r asks to switch to.
+func upgrade(r *http.Request) string {
+	if r.ProtoMajor == 1 && len(r.Header["Connection"]) > 0 && hasToken(r.Header["Connection"], "upgrade") {
+		return r.Header.Get("Upgrade")
+	}
+	return ""
+}
+
+func hasToken(values []string, token string) bool {
+	for _, v := range values {
+		for t := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(strings.TrimSpace(t), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// hopByHop are the fields that concern one connection only (RFC 9110, section 7.6.1).
+var hopByHop = []string{"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
+
+// prepare turns the header that the client sent into the one that the function gets.
+func prepare(r *http.Request, inv *lambent.Invocation) {
+	h := r.Header
+	for _, v := range h["Connection"] {
+		for token := range strings.SplitSeq(v, ",") {
+			h.Del(strings.TrimSpace(token))
+		}
+	}
+	for _, name := range hopByHop {
+		delete(h, name)
+	}
+	if id := h.Get("X-Request-Id"); !validRequestID(id) {
+		h["X-Request-Id"] = []string{inv.ID}
+	}
+	trace.Continue(h)
+	client, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		client = r.RemoteAddr
+	}
+	if prior := h["X-Forwarded-For"]; len(prior) > 0 {
+		client = strings.Join(prior, ", ") + ", " + client
+	}
+	proto := "http"
+	if r.TLS != nil {
+		proto = "https"
+	}
+	h["X-Forwarded-For"] = []string{client}
+	h["X-Forwarded-Proto"] = []string{proto}
+	h["X-Forwarded-Host"] = []string{r.Host}
+}
+
+func validRequestID(id string) bool {
+	if id == "" || len(id) > 128 {
+		return false
+	}
+	for i := range len(id) {
+		if id[i] <= ' ' || id[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, inv *lambent.Invocation) {
+	rc := http.NewResponseController(w)
+	if r.ContentLength != 0 {
+		inv.Body = inbound.Body(w, r, inv.Revision.Settings.MaxBody)
+		inv.Trailer = r.Trailer
+		if r.ProtoMajor == 1 {
+			if err := rc.EnableFullDuplex(); err != nil {
+				lambent.WriteError(w, lambent.Errorf(lambent.CodeInternal, "full duplex: %w", err))
+				return
+			}
+		}
+	}
+	h := w.Header()
+	h["X-Request-Id"] = r.Header["X-Request-Id"]
+	h["Lambent-Invocation"] = []string{inv.ID}
+	resp, err := g.opt.Invoker.Invoke(r.Context(), inv)
+	if err != nil {
+		e := *lambent.ErrorOf(err)
+		e.Trace = "" // for those who administer the function, not for its callers
+		lambent.WriteError(w, &e)
+		return
+	}
+	if resp.Status == http.StatusSwitchingProtocols {
+		switchProtocols(w, rc, resp, inv.Upgrade)
+		return
+	}
+	writeHead(h, resp)
+	w.WriteHeader(resp.Status)
+	err = copyBody(w, rc, resp)
+	if err == nil {
+		for name, values := range resp.Trailer {
+			h[http.TrailerPrefix+name] = values
+		}
+	}
+	if cerr := resp.Body.Close(); err != nil || cerr != nil {
+		// The head is gone: only a cut connection tells the client that this is not the whole answer.
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func writeHead(h http.Header, resp *lambent.Response) {
+	for name, values := range resp.Header {
+		if name != "X-Request-Id" {
+			h[name] = values
+		}
+	}
+	if resp.ContentLength >= 0 {
+		h["Content-Length"] = []string{strconv.FormatInt(resp.ContentLength, 10)}
+	}
+}
+
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// copyBody streams the answer. It flushes whenever the function pauses, so that what was written arrives.
+func copyBody(w http.ResponseWriter, rc *http.ResponseController, resp *lambent.Response) error {
+	left := resp.ContentLength
+	if left < 0 {
+		if err := rc.Flush(); err != nil {
+			return err
+		}
+	}
+	buf := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buf)
+	for {
+		n, err := resp.Body.Read(buf[:])
+		if n > 0 {
+			if _, werr := w.Write(buf[:n]); werr != nil {
+				return werr
+			}
+			left -= int64(n)
+			if left != 0 && n < len(buf) && err == nil {
+				if ferr := rc.Flush(); ferr != nil {
+					return ferr
+				}
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// switchProtocols joins the client's connection with the function's until the function ends it or either
+// breaks. A client that ends its side is passed on as that: the function may still answer.
+func switchProtocols(w http.ResponseWriter, rc *http.ResponseController, resp *lambent.Response, protocol string) {
+	up, ok := resp.Body.(lambent.UpgradedBody)
+	if !ok {
+		panic("gateway: status 101 without an UpgradedBody")
+	}
+	defer up.Close()
+	writeHead(w.Header(), resp)
+	conn, rw, err := rc.Hijack()
+	if err != nil {
+		lambent.WriteError(w, lambent.Errorf(lambent.CodeInternal, "cannot switch protocols: %w", err))
+		return
+	}
+	defer conn.Close()
+	h := w.Header()
+	h.Set("Connection", "Upgrade")
+	h.Set("Upgrade", protocol)
+	if _, err := rw.WriteString("HTTP/1.1 101 Switching Protocols\r\n"); err != nil {
+		return
+	}
+	if h.Write(rw) != nil {
+		return
+	}
+	if _, err := rw.WriteString("\r\n"); err != nil || rw.Flush() != nil {
+		return
+	}
+	var up2client sync.WaitGroup
+	up2client.Go(func() {
+		_, err := io.Copy(up, rw.Reader)
+		if err == nil {
+			err = up.CloseWrite()
+		}
+		if err != nil && !errors.Is(err, net.ErrClosed) {
+			up.Close() // ends the other direction
+		}
+	})
+	_, _ = io.Copy(conn, up) // its end, whatever the reason, is the end of both
+	up.Close()
+	conn.Close()
+	up2client.Wait()
+}
