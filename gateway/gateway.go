@@ -67,10 +67,6 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		r.Header.Del("Authorization") // the platform's key is none of the function's business
 	}
-	if s.MaxBody >= 0 && r.ContentLength > s.MaxBody {
-		lambent.WriteError(w, inbound.TooLarge(s.MaxBody))
-		return
-	}
 	inv := &lambent.Invocation{
 		ID: lambent.NewID(), Revision: f.Latest, Trigger: lambent.TriggerHTTP, Accepted: accepted,
 		Method: r.Method, Target: target, Host: r.Host, Header: r.Header, ContentLength: r.ContentLength,
@@ -179,17 +175,12 @@ func validRequestID(id string) bool {
 }
 
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, inv *lambent.Invocation) {
-	rc := http.NewResponseController(w)
-	if r.ContentLength != 0 {
-		inv.Body = inbound.Body(w, r, inv.Revision.Settings.MaxBody)
-		inv.Trailer = r.Trailer
-		if r.ProtoMajor == 1 {
-			if err := rc.EnableFullDuplex(); err != nil {
-				lambent.WriteError(w, lambent.Errorf(lambent.CodeInternal, "full duplex: %w", err))
-				return
-			}
-		}
+	body, err := inbound.Body(w, r, inv.Revision.Settings.MaxBody)
+	if err != nil {
+		lambent.WriteError(w, lambent.ErrorOf(err))
+		return
 	}
+	inv.Body, inv.Trailer = body, r.Trailer
 	h := w.Header()
 	h["X-Request-Id"] = r.Header["X-Request-Id"]
 	h["Lambent-Invocation"] = []string{inv.ID}
@@ -200,6 +191,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, inv *lambent.Inv
 		lambent.WriteError(w, &e)
 		return
 	}
+	rc := http.NewResponseController(w)
 	if resp.Status == http.StatusSwitchingProtocols {
 		switchProtocols(w, rc, resp, inv.Upgrade)
 		return
