@@ -1,0 +1,51 @@
+# Lambent: build, run, test, measure. `make` alone lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export CGO_ENABLED ?= 0
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+INIT := executor/process/initbin/lambent-init
+SOURCES := go.mod go.sum $(shell find . -name '*.go' -o -path './shim/*' -name '*.py' -o -path './cli/*' -type f | grep -v /testdata/)
+# The race detector needs cgo; nothing that we ship does.
+RACE := CGO_ENABLED=1 go test -race -timeout 15m
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+setup: ## install what this machine lacks (Debian, idempotent)
+	@scripts/setup
+
+build: bin/lambent ## make bin/lambent, one static binary
+
+bin/lambent: $(SOURCES)
+	@mkdir -p bin $(dir $(INIT))
+	go build -trimpath -ldflags '-s -w' -o $(INIT) ./cmd/lambent-init
+	go build -trimpath -tags lambent_embed -ldflags '$(LDFLAGS)' -o $@ ./cmd/lambent
+
+up: setup build ## start Lambent, deploy the examples, call them, show the times; ONCE=1 stops by itself
+	@ONCE=$(ONCE) scripts/up
+
+test: setup ## run the tests with the race detector
+	$(RACE) ./...
+
+lint: ## go vet, golangci-lint (pinned) and generated files
+	@scripts/lint
+
+bench: bench-warm bench-cold bench-scale ## run every benchmark
+
+bench-warm: build ## throughput and added latency against a tuned ReverseProxy
+	go run ./test/bench $(if $(SHORT),-short) warm
+
+bench-cold: build ## cold starts against bare fork and exec
+	go run ./test/bench $(if $(SHORT),-short) cold
+
+bench-scale: build ## 100,000 registered functions
+	go run ./test/bench $(if $(SHORT),-short) scale
+
+fuzz: ## fuzz each parser for a minute
+	@scripts/fuzz
+
+clean: ## remove what was built
+	rm -rf bin bench/out executor/process/initbin
+
+.PHONY: help setup build up test lint bench bench-warm bench-cold bench-scale fuzz clean
