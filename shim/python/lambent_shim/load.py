@@ -1,0 +1,49 @@
+"""Finds the handler, and says what is missing where it does not."""
+
+import posix
+import sys
+
+
+class HandlerNotFound(Exception):
+    """The message says what is missing, and what is there instead."""
+
+
+def load(handler):
+    """Imports module.function from the working directory and gives the function."""
+    module_name, _, name = handler.rpartition(".")
+    try:
+        __import__(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if module_name == missing or module_name.startswith(missing + "."):
+            raise HandlerNotFound(_no_module(module_name)) from None
+        error.msg += " (the bundle has no such module; to add a package: pip install -t . NAME)"
+        raise
+    module = sys.modules[module_name]
+    where = _where(module)
+    try:
+        function = getattr(module, name)
+    except AttributeError:
+        raise HandlerNotFound("%s has no function %r; it defines: %s" % (where, name, _names(module))) from None
+    if not callable(function):
+        raise HandlerNotFound("%r in %s is a %s, not a function" % (name, where, type(function).__name__))
+    return function
+
+
+def _no_module(name):
+    try:
+        names = ", ".join(sorted(posix.listdir("."))[:20]) or "nothing"
+    except OSError as error:
+        names = str(error)
+    return "the bundle has no %s.py; it holds: %s" % (name.replace(".", "/"), names)
+
+
+def _where(module):
+    file = getattr(module, "__file__", None) or module.__name__
+    return file[len(posix.getcwd()) + 1 :] if file.startswith(posix.getcwd() + "/") else file
+
+
+def _names(module):
+    own = ((k, v) for k, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__)
+    names = [k for k, v in own if callable(v) and not k.startswith("_")]
+    return ", ".join(names[:20]) or "nothing callable"
