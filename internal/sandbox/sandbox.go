@@ -1,0 +1,74 @@
+// Package sandbox holds the words that a host and its lambent-init exchange: the Spec that one is started
+// with, and the JSON lines that both write on the control socket.
+//
+// lambent-init accepts any number of hosts, one after the other or at once; each is told again what has
+// happened so far. It imports nothing but the standard library, because lambent-init does.
+package sandbox
+
+import "time"
+
+// The descriptors that lambent-init is started with, beside 0, 1 and 2, which the function inherits.
+const (
+	FDListen  = 3 + iota // listening socket of the function, which inherits it under this number
+	FDControl            // listening socket of lambent-init
+	FDSpec               // the Spec as JSON, to be read to its end
+	FDExit               // file for the last Report
+	FDCount
+)
+
+// Folders of the function inside.
+const (
+	CodeDir    = "/var/task"
+	RuntimeDir = "/var/runtime"
+)
+
+// Spec says what to make and run.
+type Spec struct {
+	Root     string        // empty folder of the host where the new root is put together
+	Code     string        // folder of the host for CodeDir
+	Runtime  string        // folder of the host for RuntimeDir; "" for none
+	Hostname string        // at most 64 bytes
+	ID       int           // user and group of the function
+	TmpBytes int64         // room in /tmp, and in /dev/shm
+	Argv     []string      // Argv[0] is a path inside
+	Env      []string      // without LISTEN_PID, which lambent-init adds
+	Filter   []byte        // seccomp filter: the instructions as the kernel has them in memory
+	Join     []string      // files of the host by which a process joins the function's cgroups, see cgroup.Group
+	Orphan   time.Duration // how long it lives without a host
+}
+
+// Report is a line from lambent-init. One field is set.
+type Report struct {
+	Exec  *Exec    `json:"exec,omitempty"`
+	Error *Failure `json:"error,omitempty"`
+	Exit  *Exit    `json:"exit,omitempty"`
+}
+
+// Exec says that the function's program has begun.
+type Exec struct {
+	PID int   `json:"pid"` // inside
+	At  int64 `json:"at"`  // CLOCK_MONOTONIC in ns, just before its exec
+}
+
+// Failure says that the function's program has not begun; lambent-init ends.
+type Failure struct {
+	Step string `json:"step"` // "mount /usr", or StepExec
+	Err  string `json:"error"`
+}
+
+// StepExec is the step in which the kernel refused the program itself.
+const StepExec = "exec"
+
+// Exit says how the function's program ended; lambent-init ends, and all that runs inside with it.
+type Exit struct {
+	Code   int    `json:"code"`
+	Signal string `json:"signal,omitempty"` // "SIGKILL", ...; then Code is 0
+	At     int64  `json:"at"`               // CLOCK_MONOTONIC in ns
+}
+
+// Order is a line to lambent-init.
+type Order struct {
+	// Stop asks the program to end: SIGTERM now, SIGKILL after Grace.
+	Stop  bool          `json:"stop"`
+	Grace time.Duration `json:"grace"`
+}
