@@ -1,0 +1,80 @@
+package control
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"lambent"
+	"lambent/internal/inbound"
+)
+
+// raw gives a handler the request as it came, for what huma would buffer.
+type raw struct {
+	r *http.Request
+	w http.ResponseWriter
+}
+
+// Resolve is huma's hook between parsing a request and handling it.
+func (h *raw) Resolve(ctx huma.Context) []error {
+	h.r, h.w = humago.Unwrap(ctx)
+	return nil
+}
+
+// bytesOf documents a body that is streamed.
+func bytesOf(contentTypes ...string) map[string]*huma.MediaType {
+	content := make(map[string]*huma.MediaType)
+	for _, t := range contentTypes {
+		content[t] = &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}
+	}
+	return content
+}
+
+func (s *server) codeRoutes() {
+	for _, method := range []string{http.MethodPut, http.MethodPost} {
+		register(s, huma.Operation{OperationID: map[string]string{"PUT": "upload-code", "POST": "add-code"}[method],
+			Method: method, Path: "/v1/code", Tags: []string{"code"},
+			Summary:     "Upload a bundle",
+			Description: "A tar, tar.gz or zip archive. The digest does not depend on which, nor on the order, times or owners of the files.",
+			RequestBody: &huma.RequestBody{Required: true, Content: bytesOf("application/octet-stream")},
+		}, s.upload)
+	}
+	register(s, huma.Operation{OperationID: "has-code", Method: http.MethodHead, Path: "/v1/code/{digest}", Tags: []string{"code"},
+		Summary: "Tell whether a bundle is here"}, s.has)
+}
+
+// Bundle is an uploaded bundle.
+type Bundle struct {
+	Digest string `json:"digest"`
+	Size   int64  `json:"size" doc:"bytes"`
+}
+
+type bundleOutput struct{ Body Bundle }
+
+func (s *server) upload(ctx context.Context, in *struct{ raw }) (*bundleOutput, error) {
+	body, err := inbound.Body(in.w, in.r, -1) // the store of the code has the limit
+	if err != nil {
+		return nil, err
+	}
+	if body == nil {
+		return nil, lambent.Errorf(lambent.CodeBundleInvalid, "the bundle is empty").
+			WithHint("send a tar, tar.gz or zip archive as the body")
+	}
+	defer body.Close()
+	digest, size, err := s.Code.Put(ctx, body)
+	if err != nil {
+		return nil, err
+	}
+	return &bundleOutput{Bundle{digest, size}}, nil
+}
+
+func (s *server) has(_ context.Context, in *struct {
+	Digest string `path:"digest" pattern:"^sha256:[0-9a-f]{64}$"`
+}) (*struct{}, error) {
+	if !s.Code.Has(in.Digest) {
+		return nil, lambent.Errorf(lambent.CodeNotFound, "there is no bundle %s", in.Digest)
+	}
+	return nil, nil
+}

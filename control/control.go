@@ -1,0 +1,195 @@
+// Package control is the REST API over the resources: functions and their revisions, code, logs,
+// invocations. Its OpenAPI 3.1 document, at /v1/openapi.json, is generated from the handlers.
+//
+// Invariants, proved in control_test.go:
+//   - Everything but /healthz needs the key: the check wraps the whole API, so a new route is closed.
+//   - Every error, also of the router and of validation, has the one format of [lambent.WriteError].
+//   - A deploy that failed has changed nothing that serves; a deploy that returned is what serves next.
+//   - Of two concurrent writes to one function one wins and the other gets conflict.
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"iter"
+	"log/slog"
+	"net/http"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"lambent"
+	"lambent/store"
+)
+
+// Options is what the API stands on; every field is needed.
+type Options struct {
+	Version   string // of Lambent
+	Store     store.Store
+	Functions Functions
+	Code      Code
+	Executor  Runtimes
+	// Ready starts an instance of the revision and keeps it warm; the error says why it is not ready.
+	Ready func(ctx context.Context, r *lambent.Revision) (lambent.Phases, error)
+	// Applied returns when this node routes by the store's revision: no request that is sent after it
+	// returned meets an older one.
+	Applied  func(ctx context.Context, revision uint64) error
+	Invoker  lambent.Invoker
+	Records  Records
+	Logs     Logs
+	Findings func() []lambent.Finding
+	// Endpoint gives the URL of the functions listener.
+	Endpoint func() string
+	// Authenticate tells whether a request carries the key.
+	Authenticate func(*http.Request) bool
+	Metrics      http.Handler
+	Logger       *slog.Logger
+}
+
+// Functions is this node's view of the functions, in memory.
+type Functions interface {
+	Lookup(namespace, name string) (*lambent.Function, bool)
+	// Names gives the namespace and name of every function, in no order.
+	Names() iter.Seq2[string, string]
+}
+
+// Code keeps bundles by digest.
+type Code interface {
+	Put(ctx context.Context, r io.Reader) (digest string, size int64, err error)
+	Has(digest string) bool
+}
+
+// Runtimes tells what an executor can run; see executor.Executor.
+type Runtimes interface {
+	Root(runtime string) (string, error)
+	Runtimes() []string
+}
+
+// Records keeps the latest invocations.
+type Records interface {
+	Get(id string) (lambent.Record, bool)
+	// List gives the latest first; an empty namespace or function means all.
+	List(namespace, function string, limit int) []lambent.Record
+}
+
+// Logs keeps what functions write.
+type Logs interface {
+	Read(ctx context.Context, q LogQuery) iter.Seq2[lambent.LogLine, error]
+	Remove(namespace, function string) error
+}
+
+// LogQuery says which lines of a function to read.
+type LogQuery struct {
+	Namespace, Function string
+	Tail                int       // how many of the latest lines to begin with; negative for all
+	Follow              bool      // go on with new lines until the context ends
+	Invocation          string    // only lines of this invocation, unless ""
+	Since               time.Time // only lines from then on, unless zero
+}
+
+var logLineType = reflect.TypeFor[lambent.LogLine]()
+
+type server struct {
+	Options
+	api huma.API
+}
+
+// New makes the handler of the control listener.
+func New(o Options) http.Handler {
+	mux := http.NewServeMux()
+	s := &server{Options: o, api: humago.New(mux, config(o.Version))}
+	s.functionRoutes()
+	s.codeRoutes()
+	s.invocationRoutes()
+	s.systemRoutes()
+
+	spec, err := json.Marshal(s.api.OpenAPI())
+	if err != nil {
+		panic(err) // the document is made of our types alone
+	}
+	mux.HandleFunc("GET /v1/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/openapi+json")
+		_, _ = w.Write(spec)
+	})
+	mux.Handle("GET /metrics", o.Metrics)
+
+	outer := http.NewServeMux()
+	outer.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "ok\n")
+	})
+	outer.Handle("/", s.authenticated(strict(mux)))
+	return outer
+}
+
+func config(version string) huma.Config {
+	c := huma.DefaultConfig("Lambent", version)
+	c.Info.Description = "The control API of Lambent, a platform that runs functions."
+	// The paths would be served without a lock around their caches, and the pages load scripts from elsewhere.
+	c.OpenAPIPath, c.DocsPath, c.SchemasPath = "", "", ""
+	c.CreateHooks = nil // they add a $schema link to every answer
+	c.RejectUnknownQueryParameters = true
+	jsonFormat := huma.Format{Marshal: huma.DefaultJSONFormat.Marshal, Unmarshal: unmarshal}
+	c.Formats = map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat}
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"key": {Type: "http", Scheme: "bearer"}}
+	c.Security = []map[string][]string{{"key": {}}}
+	c.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[lambent.Phases](), reflect.TypeFor[map[string]float64]())
+	return c
+}
+
+func (s *server) authenticated(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.Authenticate(r) {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			lambent.WriteError(w, lambent.Errorf(lambent.CodeUnauthorized, "the control API needs its key").
+				WithHint("send Authorization: Bearer KEY, where KEY is what admin.key in the data folder holds"))
+			return
+		}
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// strict answers in our error format where the mux has no route.
+func strict(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handler, pattern := mux.Handler(r)
+		if pattern != "" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		probe := refusal{header: http.Header{}}
+		handler.ServeHTTP(&probe, r)
+		if probe.status == http.StatusMethodNotAllowed {
+			allow := probe.header.Get("Allow")
+			w.Header().Set("Allow", allow)
+			lambent.WriteError(w, lambent.Errorf(lambent.CodeMethodNotAllowed, "%s does not take %s", r.URL.Path, r.Method).
+				WithHint("use %s", allow))
+			return
+		}
+		lambent.WriteError(w, lambent.Errorf(lambent.CodeNotFound, "there is nothing at %s", r.URL.Path).
+			WithHint("see /v1/openapi.json"))
+	})
+}
+
+// refusal takes in how the mux says no.
+type refusal struct {
+	header http.Header
+	status int
+}
+
+func (r *refusal) Header() http.Header         { return r.header }
+func (r *refusal) Write(p []byte) (int, error) { return len(p), nil }
+func (r *refusal) WriteHeader(status int)      { r.status = status }
+
+// Bearer gives the key of an Authorization header, "" if there is none.
+func Bearer(r *http.Request) string {
+	scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(key)
+}

@@ -1,0 +1,401 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"lambent"
+	"lambent/store"
+)
+
+const functionPath = "/v1/namespaces/{namespace}/functions/{name}"
+
+// named is what every operation on one function takes.
+type named struct {
+	Namespace string `path:"namespace"`
+	Name      string `path:"name"`
+}
+
+func (n named) check() error {
+	return errors.Join(lambent.CheckName("namespace", n.Namespace), lambent.CheckName("function", n.Name))
+}
+
+func (n named) unknown() error {
+	return lambent.Errorf(lambent.CodeFunctionNotFound, "there is no function %s in namespace %s", n.Name, n.Namespace).
+		WithHint("see what there is with: lambent ls")
+}
+
+func (s *server) functionRoutes() {
+	tags := []string{"functions"}
+	register(s, huma.Operation{OperationID: "deploy", Method: http.MethodPut, Path: functionPath, Tags: tags,
+		Summary:     "Deploy a function",
+		Description: "Makes a revision of the settings and the code. It begins to serve when one of its instances was ready; until then, and when it fails, the one before serves.",
+	}, s.deploy)
+	register(s, huma.Operation{OperationID: "get-function", Method: http.MethodGet, Path: functionPath, Tags: tags,
+		Summary: "Get a function"}, s.get)
+	register(s, huma.Operation{OperationID: "delete-function", Method: http.MethodDelete, Path: functionPath, Tags: tags,
+		Summary: "Delete a function, its revisions and its logs"}, s.delete)
+	register(s, huma.Operation{OperationID: "list-functions", Method: http.MethodGet, Path: "/v1/functions", Tags: tags,
+		Summary: "List functions, in order of namespace and name"}, s.list)
+	register(s, huma.Operation{OperationID: "list-revisions", Method: http.MethodGet, Path: functionPath + "/revisions", Tags: tags,
+		Summary: "List a function's revisions, the latest made first"}, s.revisions)
+	register(s, huma.Operation{OperationID: "get-revision", Method: http.MethodGet, Path: functionPath + "/revisions/{id}", Tags: tags,
+		Summary: "Get a revision"}, s.revision)
+}
+
+// Deploy says what to deploy.
+type Deploy struct {
+	Settings lambent.Settings `json:"settings"`
+	Code     string           `json:"code" pattern:"^sha256:[0-9a-f]{64}$" patternDescription:"a digest: sha256: and 64 hex digits" doc:"digest of the uploaded bundle"`
+}
+
+// Deployment tells what a deploy did.
+type Deployment struct {
+	Function  *lambent.Function `json:"function"`
+	Created   bool              `json:"created" doc:"there was no such function before"`
+	Unchanged bool              `json:"unchanged" doc:"this revision serves already"`
+	Phases    lambent.Phases    `json:"phases_ms" doc:"how long the first instance took to start, in milliseconds"`
+	URL       string            `json:"url"`
+}
+
+type preconditions struct {
+	IfMatch     string `header:"If-Match" doc:"the function's version, in quotes: conflict if it has another"`
+	IfNoneMatch string `header:"If-None-Match" enum:"*" doc:"*: conflict if the function exists"`
+}
+
+// allow tells whether f, nil for a function that does not exist, is what the client expects.
+func (p preconditions) allow(f *lambent.Function) error {
+	if p.IfNoneMatch == "*" && f != nil {
+		return lambent.Errorf(lambent.CodeConflict, "the function exists already, at version %d", f.Version)
+	}
+	if p.IfMatch == "" || p.IfMatch == "*" && f != nil {
+		return nil
+	}
+	if f == nil {
+		return lambent.Errorf(lambent.CodeConflict, "the function does not exist, so it has no version %s", p.IfMatch)
+	}
+	if p.IfMatch != etag(f.Version) {
+		return lambent.Errorf(lambent.CodeConflict, "the function is at version %d, not at %s", f.Version, p.IfMatch).
+			WithHint("read it again, then decide")
+	}
+	return nil
+}
+
+func etag(version uint64) string { return strconv.Quote(strconv.FormatUint(version, 10)) }
+
+type deployOutput struct {
+	Status int
+	ETag   string `header:"ETag"`
+	Body   Deployment
+}
+
+func (s *server) deploy(ctx context.Context, in *struct {
+	named
+	preconditions
+	Body Deploy
+}) (*deployOutput, error) {
+	if err := in.check(); err != nil {
+		return nil, err
+	}
+	before, err := s.stored(ctx, in.named)
+	if err != nil {
+		return nil, err
+	}
+	if err := in.allow(before); err != nil {
+		return nil, err
+	}
+	rev, err := s.newRevision(in.named, in.Body)
+	if err != nil {
+		return nil, err
+	}
+	out := &deployOutput{Status: http.StatusOK, Body: Deployment{Function: before, URL: s.url(in.named)}}
+	if before != nil && before.Latest.ID == rev.ID {
+		out.ETag, out.Body.Unchanged = etag(before.Version), true
+		return out, nil
+	}
+	out.Body.Phases, err = s.Ready(ctx, rev)
+	if err != nil {
+		return nil, notReady(err, before)
+	}
+	f := &lambent.Function{Namespace: in.Namespace, Name: in.Name, Created: rev.Created, Updated: rev.Created}
+	if before == nil {
+		out.Status, out.Body.Created = http.StatusCreated, true
+	} else {
+		f.Created = before.Created
+	}
+	if f.Latest, err = s.keep(ctx, rev); err != nil {
+		return nil, err
+	}
+	var expected uint64
+	if before != nil {
+		expected = before.Version
+	}
+	if f.Version, err = s.Store.Put(ctx, functionKey(f.Namespace, f.Name), encode(f), expected); err != nil {
+		return nil, err
+	}
+	if err := s.Applied(ctx, f.Version); err != nil {
+		return nil, fmt.Errorf("the function is deployed, but this node does not route to it yet: %w", err)
+	}
+	s.Logger.Info("deployed", "function", f.Namespace+"/"+f.Name, "revision", f.Latest.ID, "version", f.Version)
+	out.Body.Function, out.ETag = f, etag(f.Version)
+	return out, nil
+}
+
+// newRevision makes the revision that d describes, if this node can run it.
+func (s *server) newRevision(n named, d Deploy) (*lambent.Revision, error) {
+	settings := d.Settings
+	if settings.Runtime == "python" {
+		python, err := s.latestPython()
+		if err != nil {
+			return nil, err
+		}
+		settings.Runtime = python
+	}
+	settings, err := settings.Complete()
+	if err != nil {
+		return nil, at("body.settings.", err)
+	}
+	if !s.Code.Has(d.Code) {
+		return nil, lambent.Errorf(lambent.CodeNotFound, "body.code: there is no bundle %s", d.Code).
+			WithHint("upload it first: PUT /v1/code")
+	}
+	root, err := s.Executor.Root(settings.Runtime)
+	if err != nil {
+		return nil, err
+	}
+	return lambent.NewRevision(n.Namespace, n.Name, settings, d.Code, root, time.Now()), nil
+}
+
+// latestPython is what the runtime "python" stands for on this node.
+func (s *server) latestPython() (string, error) {
+	latest, name := -1, ""
+	for _, runtime := range s.Executor.Runtimes() {
+		minor, ok := strings.CutPrefix(runtime, "python3.")
+		if n, err := strconv.Atoi(minor); ok && err == nil && n > latest {
+			latest, name = n, runtime
+		}
+	}
+	if name == "" {
+		return "", lambent.Errorf(lambent.CodeTierUnavailable, "body.settings.runtime: this node has no Python").
+			WithHint("install python3; lambent doctor tells what was looked for")
+	}
+	return name, nil
+}
+
+// at gives err with the position of what it is about.
+func at(prefix string, err error) error {
+	e := *lambent.ErrorOf(err)
+	e.Message = prefix + e.Message
+	return &e
+}
+
+// notReady is err with the good news, if there is any.
+func notReady(err error, before *lambent.Function) error {
+	e := *lambent.ErrorOf(err)
+	if e.Hint == "" && before != nil {
+		e.Hint = "revision " + before.Latest.ID + " goes on serving"
+	}
+	return &e
+}
+
+// keep stores the revision and gives it as stored: an older equal one keeps its creation time. It always
+// writes, so that a delete that began before does not remove it.
+func (s *server) keep(ctx context.Context, rev *lambent.Revision) (*lambent.Revision, error) {
+	key := revisionsOf(rev.Namespace, rev.Function) + rev.ID
+	switch entry, err := s.Store.Get(ctx, key); {
+	case err == nil:
+		if rev, err = decodeRevision(entry); err != nil {
+			return nil, err
+		}
+	case !errors.Is(err, store.ErrNotFound):
+		return nil, err
+	}
+	_, err := s.Store.Put(ctx, key, encode(rev), store.Any)
+	return rev, err
+}
+
+func (s *server) url(n named) string {
+	host := n.Name
+	if n.Namespace != lambent.DefaultNamespace {
+		host += "." + n.Namespace
+	}
+	return s.Endpoint() + "/fn/" + host + "/"
+}
+
+// stored reads the function; it is nil when there is none.
+func (s *server) stored(ctx context.Context, n named) (*lambent.Function, error) {
+	entry, err := s.Store.Get(ctx, functionKey(n.Namespace, n.Name))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return DecodeFunction(entry)
+}
+
+// existing is stored, with an error when there is none.
+func (s *server) existing(ctx context.Context, n named) (*lambent.Function, error) {
+	if err := n.check(); err != nil {
+		return nil, err
+	}
+	f, err := s.stored(ctx, n)
+	if err == nil && f == nil {
+		err = n.unknown()
+	}
+	return f, err
+}
+
+type functionOutput struct {
+	ETag string `header:"ETag"`
+	Body *lambent.Function
+}
+
+func (s *server) get(ctx context.Context, in *struct{ named }) (*functionOutput, error) {
+	f, err := s.existing(ctx, in.named)
+	if err != nil {
+		return nil, err
+	}
+	return &functionOutput{ETag: etag(f.Version), Body: f}, nil
+}
+
+// delete removes the function, which stops its traffic, and then what belonged to it. The revisions are
+// listed first and removed only as listed, so that those of a deploy that follows stay.
+func (s *server) delete(ctx context.Context, in *struct {
+	named
+	IfMatch string `header:"If-Match"`
+}) (*struct{}, error) {
+	f, err := s.existing(ctx, in.named)
+	if err != nil {
+		return nil, err
+	}
+	if err := (preconditions{IfMatch: in.IfMatch}).allow(f); err != nil {
+		return nil, err
+	}
+	var revisions []store.Entry
+	for entry, err := range s.Store.List(ctx, revisionsOf(in.Namespace, in.Name)) {
+		if err != nil {
+			return nil, err
+		}
+		revisions = append(revisions, entry)
+	}
+	if err := s.Store.Delete(ctx, functionKey(in.Namespace, in.Name), f.Version); err != nil {
+		return nil, err
+	}
+	for _, entry := range revisions {
+		if err := s.Store.Delete(ctx, entry.Key, entry.Revision); err != nil && !errors.Is(err, store.ErrConflict) {
+			return nil, err
+		}
+	}
+	s.Logger.Info("deleted", "function", in.Namespace+"/"+in.Name)
+	return nil, s.Logs.Remove(in.Namespace, in.Name)
+}
+
+// Page is a part of the list of functions.
+type Page struct {
+	Functions []*lambent.Function `json:"functions" nullable:"false"`
+	Next      string              `json:"next,omitempty" doc:"what to send as after for the next page; absent on the last"`
+}
+
+type pageOutput struct{ Body Page }
+
+// list keeps the smallest names behind the cursor while it looks at each once, so a page costs the same
+// wherever it is and holds no more than itself.
+func (s *server) list(_ context.Context, in *struct {
+	Namespace string `query:"namespace" doc:"only of this namespace"`
+	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	After     string `query:"after" doc:"NAMESPACE/NAME: only what comes behind it"`
+}) (*pageOutput, error) {
+	ns, name, ok := strings.Cut(in.After, "/")
+	if in.After != "" && !ok {
+		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "query.after: %q is not of the form NAMESPACE/NAME", in.After)
+	}
+	order := func(a, b named) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	}
+	after := named{ns, name}
+	var first []named // sorted, one more than the page
+	for ns, name := range s.Functions.Names() {
+		n := named{ns, name}
+		full := len(first) > in.Limit
+		if in.Namespace != "" && ns != in.Namespace || order(n, after) <= 0 || full && order(n, first[in.Limit]) >= 0 {
+			continue
+		}
+		if full {
+			first = first[:in.Limit]
+		}
+		i, _ := slices.BinarySearchFunc(first, n, order)
+		first = slices.Insert(first, i, n)
+	}
+	page := Page{Functions: []*lambent.Function{}}
+	for _, n := range first[:min(len(first), in.Limit)] {
+		if f, ok := s.Functions.Lookup(n.Namespace, n.Name); ok { // not if it was deleted meanwhile
+			page.Functions = append(page.Functions, f)
+		}
+	}
+	if len(first) > in.Limit {
+		last := first[in.Limit-1]
+		page.Next = last.Namespace + "/" + last.Name
+	}
+	return &pageOutput{page}, nil
+}
+
+// Revisions is the list of a function's revisions.
+type Revisions struct {
+	Revisions []*lambent.Revision `json:"revisions" nullable:"false"`
+}
+
+type revisionsOutput struct{ Body Revisions }
+
+func (s *server) revisions(ctx context.Context, in *struct{ named }) (*revisionsOutput, error) {
+	if _, err := s.existing(ctx, in.named); err != nil {
+		return nil, err
+	}
+	out := &revisionsOutput{Revisions{[]*lambent.Revision{}}}
+	for entry, err := range s.Store.List(ctx, revisionsOf(in.Namespace, in.Name)) {
+		if err != nil {
+			return nil, err
+		}
+		r, err := decodeRevision(entry)
+		if err != nil {
+			return nil, err
+		}
+		out.Body.Revisions = append(out.Body.Revisions, r)
+	}
+	slices.SortFunc(out.Body.Revisions, func(a, b *lambent.Revision) int {
+		return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID))
+	})
+	return out, nil
+}
+
+type revisionOutput struct{ Body *lambent.Revision }
+
+func (s *server) revision(ctx context.Context, in *struct {
+	named
+	ID string `path:"id" pattern:"^[0-9a-f]{16}$" patternDescription:"16 hex digits"`
+}) (*revisionOutput, error) {
+	if _, err := s.existing(ctx, in.named); err != nil {
+		return nil, err
+	}
+	entry, err := s.Store.Get(ctx, revisionsOf(in.Namespace, in.Name)+in.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, lambent.Errorf(lambent.CodeNotFound, "function %s has no revision %s", in.Name, in.ID)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r, err := decodeRevision(entry)
+	if err != nil {
+		return nil, err
+	}
+	return &revisionOutput{r}, nil
+}

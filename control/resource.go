@@ -1,0 +1,70 @@
+package control
+
+import (
+	"encoding/json"
+	"strings"
+
+	"lambent"
+	"lambent/store"
+)
+
+// FunctionPrefix is the prefix of the keys of functions in the store: "function.NAMESPACE.NAME".
+const FunctionPrefix = "function."
+
+const revisionPrefix = "revision." // "revision.NAMESPACE.NAME.ID"
+
+func functionKey(namespace, name string) string { return FunctionPrefix + namespace + "." + name }
+
+// revisionsOf is the prefix of the keys of a function's revisions.
+func revisionsOf(namespace, name string) string {
+	return revisionPrefix + namespace + "." + name + "."
+}
+
+func encode(v any) []byte {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // plain data always marshals
+	}
+	return raw
+}
+
+// DecodeFunction reads a function from its entry; its Version is the entry's revision. An entry that holds
+// something else is an internal error.
+func DecodeFunction(e store.Entry) (*lambent.Function, error) {
+	f := &lambent.Function{}
+	if err := json.Unmarshal(e.Value, f); err != nil {
+		return nil, damaged(e, err)
+	}
+	if f.Latest == nil || functionKey(f.Namespace, f.Name) != e.Key {
+		return nil, damaged(e, nil)
+	}
+	f.Version = e.Revision
+	return f, nil
+}
+
+// FunctionName gives the namespace and name in a function's key.
+func FunctionName(key string) (namespace, name string, ok bool) {
+	rest, ok := strings.CutPrefix(key, FunctionPrefix)
+	if !ok {
+		return "", "", false
+	}
+	namespace, name, ok = strings.Cut(rest, ".")
+	return namespace, name, ok
+}
+
+func decodeRevision(e store.Entry) (*lambent.Revision, error) {
+	r := &lambent.Revision{}
+	if err := json.Unmarshal(e.Value, r); err != nil {
+		return nil, damaged(e, err)
+	}
+	if revisionsOf(r.Namespace, r.Function)+r.ID != e.Key {
+		return nil, damaged(e, nil)
+	}
+	return r, nil
+}
+
+func damaged(e store.Entry, cause error) error {
+	err := lambent.Errorf(lambent.CodeInternal, "the stored record %s is damaged", e.Key).WithHint("deploy the function again")
+	err.Cause = cause
+	return err
+}

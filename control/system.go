@@ -1,0 +1,37 @@
+package control
+
+import (
+	"context"
+	"net/http"
+	"runtime"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"lambent"
+)
+
+func (s *server) systemRoutes() {
+	register(s, huma.Operation{OperationID: "get-system", Method: http.MethodGet, Path: "/v1/system", Tags: []string{"system"},
+		Summary: "Get what this node is and can do"}, s.system)
+}
+
+// System is what this node is and can do.
+type System struct {
+	Version   string            `json:"version"`
+	Arch      string            `json:"arch" doc:"what Go calls it: amd64, arm64"`
+	Functions string            `json:"functions" doc:"URL of the functions listener"`
+	Runtimes  []string          `json:"runtimes" nullable:"false"`
+	Findings  []lambent.Finding `json:"findings" nullable:"false"`
+}
+
+type systemOutput struct{ Body System }
+
+func (s *server) system(context.Context, *struct{}) (*systemOutput, error) {
+	return &systemOutput{System{
+		Version:   s.Version,
+		Arch:      runtime.GOARCH,
+		Functions: s.Endpoint(),
+		Runtimes:  append([]string{}, s.Executor.Runtimes()...),
+		Findings:  append([]lambent.Finding{}, s.Findings()...),
+	}}, nil
+}
