@@ -6,6 +6,7 @@ package route
 
 import (
 	"context"
+	"iter"
 	"sync"
 
 	"lambent"
@@ -48,6 +49,18 @@ func (t *Table) Delete(namespace, name string) *lambent.Function {
 		return nil
 	}
 	return old.(*lambent.Function)
+}
+
+// Names gives the namespace and name of every function, in no order.
+func (t *Table) Names() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for _, v := range t.functions.Range {
+			f := v.(*lambent.Function)
+			if !yield(f.Namespace, f.Name) {
+				return
+			}
+		}
+	}
 }
 
 // Applied says that all changes up to version are in the table.

@@ -1,0 +1,91 @@
+package daemon
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"lambent"
+)
+
+// Config says how to run a daemon. Data is needed.
+type Config struct {
+	Data       string // folder of everything that is kept
+	Listen     string // address of the functions listener; default 127.0.0.1:8080, port 0 for any
+	Control    string // address of the control listener; default 127.0.0.1:8081, port 0 for any
+	AcceptLoss bool   // open a store that lost acknowledged writes
+	Version    string
+	Logger     *slog.Logger
+	Drain      time.Duration // how long calls under way may take when the daemon stops; default 30s
+	// Serving is called once, when both listeners serve.
+	Serving func(Endpoints)
+}
+
+// Endpoints are the URLs that a running daemon serves at; they stand in endpoints.json in its data folder.
+type Endpoints struct {
+	Functions string `json:"functions"`
+	Control   string `json:"control"`
+	KeyFile   string `json:"key_file"`
+	// NewKey says that this start made the key.
+	NewKey bool `json:"-"`
+}
+
+func (c *Config) complete() {
+	if c.Listen == "" {
+		c.Listen = "127.0.0.1:8080"
+	}
+	if c.Control == "" {
+		c.Control = "127.0.0.1:8081"
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Drain == 0 {
+		c.Drain = 30 * time.Second
+	}
+	if c.Serving == nil {
+		c.Serving = func(Endpoints) {}
+	}
+}
+
+func (c *Config) path(name string) string { return filepath.Join(c.Data, name) }
+
+func listen(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "cannot listen on %s: %w", address, err).
+			WithHint("is another server there? choose another address, or port 0 for any")
+	}
+	return l, nil
+}
+
+// url gives a URL that this machine reaches l by.
+func url(l net.Listener) string {
+	addr := l.Addr().(*net.TCPAddr)
+	host, port, err := net.SplitHostPort(addr.String())
+	if err != nil {
+		panic(err) // a TCP address is host and port
+	}
+	if addr.IP.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
+
+func loopback(l net.Listener) bool { return l.Addr().(*net.TCPAddr).IP.IsLoopback() }
+
+// writeEndpoints makes endpoints.json appear whole.
+func (c *Config) writeEndpoints(e Endpoints) error {
+	raw, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return err
+	}
+	temp := c.path(".endpoints.json")
+	if err := os.WriteFile(temp, append(raw, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(temp, c.path("endpoints.json"))
+}

@@ -1,0 +1,295 @@
+// Package daemon wires the rooms of one node from a Config. It is the only room that names leaves: a new
+// tier, trigger or foreign API is one line here.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"lambent"
+	"lambent/auth/apikey"
+	"lambent/code"
+	"lambent/control"
+	"lambent/dispatch"
+	"lambent/executor"
+	"lambent/executor/process"
+	"lambent/gateway"
+	"lambent/gateway/route"
+	"lambent/internal/embednats"
+	"lambent/observe"
+	"lambent/observe/logs"
+	"lambent/observe/metric"
+	"lambent/observe/record"
+	"lambent/store"
+	"lambent/store/jetstream"
+)
+
+// Run runs a node until ctx ends, then drains and stops it. It returns when nothing of it is left, with an
+// error if it could not start or stop cleanly.
+func Run(ctx context.Context, cfg Config) error {
+	cfg.complete()
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return err
+	}
+	held, err := lock(cfg.path("lock"))
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	n := &node{cfg: cfg, log: cfg.Logger, table: route.New()}
+	err = n.open(ctx)
+	if err == nil {
+		err = n.serve(ctx)
+	}
+	return errors.Join(err, n.close())
+}
+
+// node is the rooms of a running daemon, in the order in which they open.
+type node struct {
+	cfg   Config
+	log   *slog.Logger
+	table *route.Table
+
+	key      apikey.Key
+	newKey   bool
+	nats     *embednats.Server
+	store    *jetstream.Store
+	code     *code.Store
+	logs     *logs.Store
+	records  *record.Store
+	metrics  *metric.Metrics
+	process  executor.Executor
+	dispatch *dispatch.Dispatcher
+	invoker  lambent.Invoker
+	watching sync.WaitGroup
+	unwatch  context.CancelFunc
+}
+
+func (n *node) open(ctx context.Context) (err error) {
+	if n.key, n.newKey, err = apikey.LoadOrCreate(n.cfg.path("admin.key")); err != nil {
+		return err
+	}
+	if n.nats, err = embednats.Start(embednats.Options{Dir: n.cfg.path("nats"), Logger: n.log}); err != nil {
+		return err
+	}
+	if n.store, err = jetstream.Open(ctx, jetstream.Options{
+		Server: n.nats, Bucket: "resources", AcceptLoss: n.cfg.AcceptLoss, Logger: n.log,
+	}); err != nil {
+		return err
+	}
+	if n.code, err = code.Open(code.Options{Dir: n.cfg.path("code"), Logger: n.log}); err != nil {
+		return err
+	}
+	if n.logs, err = logs.Open(logs.Options{Dir: n.cfg.path("logs")}); err != nil {
+		return err
+	}
+	if n.records, err = record.Open(record.Options{Dir: n.cfg.path("records")}); err != nil {
+		return err
+	}
+	if n.process, err = process.New(process.Options{Dir: n.cfg.path("run"), Logger: n.log}); err != nil {
+		return err
+	}
+	n.dispatch = dispatch.New(dispatch.Options{
+		Executors: map[string]executor.Executor{lambent.TierProcess: n.process},
+		Tree:      n.code.Tree,
+		Log:       n.logs.Add,
+		Logger:    n.log,
+	})
+	n.metrics = metric.New(metric.Options{Pools: n.pools})
+	n.invoker = observe.Wrap(n.dispatch, n.records.Add, n.metrics.Add)
+	return n.watch(ctx)
+}
+
+// watch keeps the route table up to date with the store; it returns when the table is complete.
+func (n *node) watch(ctx context.Context) error {
+	wctx, cancel := context.WithCancel(context.Background())
+	n.unwatch = cancel
+	synced := make(chan error, 1)
+	n.watching.Go(func() {
+		for ev, err := range n.store.Watch(wctx, control.FunctionPrefix) {
+			switch {
+			case err != nil:
+				if wctx.Err() == nil {
+					n.log.Error("the watch of the store ended: deploys are not seen any more", "err", err)
+				}
+				synced <- err
+				return
+			case ev.Synced:
+				synced <- nil
+			default:
+				n.apply(ev)
+			}
+		}
+	})
+	select {
+	case err := <-synced:
+		if err == nil {
+			synced = make(chan error, 1) // nobody reads the end of the watch
+		}
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (n *node) apply(ev store.Event) {
+	defer n.table.Applied(ev.Revision)
+	if ev.Deleted {
+		namespace, name, _ := control.FunctionName(ev.Key)
+		if old := n.table.Delete(namespace, name); old != nil {
+			n.dispatch.Retire(old.Latest)
+			n.metrics.Forget(namespace, name)
+		}
+		return
+	}
+	f, err := control.DecodeFunction(ev.Entry)
+	if err != nil {
+		n.log.Error("a function is left out", "err", err)
+		return
+	}
+	if old := n.table.Set(f); old != nil && old.Latest.ID != f.Latest.ID {
+		n.dispatch.Retire(old.Latest)
+	}
+}
+
+func (n *node) pools() iter.Seq[metric.Pool] {
+	return func(yield func(metric.Pool) bool) {
+		for s := range n.dispatch.Stats() {
+			if !yield(metric.Pool{Namespace: s.Revision.Namespace, Function: s.Revision.Function,
+				Instances: s.Instances, Starting: s.Starting, InFlight: s.InFlight, Waiting: s.Waiting}) {
+				return
+			}
+		}
+	}
+}
+
+// serve listens, serves until ctx ends, and drains.
+func (n *node) serve(ctx context.Context) error {
+	functions, err := listen(n.cfg.Listen)
+	if err != nil {
+		return err
+	}
+	defer functions.Close()
+	admin, err := listen(n.cfg.Control)
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	endpoints := Endpoints{Functions: url(functions), Control: url(admin), KeyFile: n.cfg.path("admin.key"), NewKey: n.newKey}
+	authenticate := func(r *http.Request) bool { return n.key.Check(control.Bearer(r)) }
+	public := server(n.log, gateway.New(gateway.Options{
+		Table: n.table, Invoker: n.invoker, Authenticate: authenticate, Public: loopback(functions),
+	}))
+	private := server(n.log, control.New(control.Options{
+		Version: n.cfg.Version, Store: n.store, Functions: n.table, Code: n.code, Executor: n.process,
+		Ready: n.dispatch.Ready, Applied: n.table.Wait, Invoker: n.invoker,
+		Records: n.records, Logs: logReader{n.logs}, Findings: n.process.Findings,
+		Endpoint: func() string { return endpoints.Functions }, Authenticate: authenticate,
+		Metrics: n.metrics.Handler(), Logger: n.log,
+	}))
+	base, endPrivate := context.WithCancel(context.Background())
+	defer endPrivate()
+	private.BaseContext = func(net.Listener) context.Context { return base }
+	failed := make(chan error, 2)
+	var serving sync.WaitGroup
+	for server, l := range map[*http.Server]net.Listener{public: functions, private: admin} {
+		serving.Go(func() {
+			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				failed <- err
+			}
+		})
+	}
+	if err = n.cfg.writeEndpoints(endpoints); err == nil {
+		n.cfg.Serving(endpoints)
+		select {
+		case <-ctx.Done():
+		case err = <-failed:
+		}
+	}
+	n.drain(public, private, endPrivate)
+	serving.Wait()
+	return err
+}
+
+// server is a listener's server: HTTP/1.1 and, without TLS, HTTP/2 by prior knowledge.
+func server(log *slog.Logger, h http.Handler) *http.Server {
+	s := &http.Server{
+		Handler:           h,
+		Protocols:         new(http.Protocols),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetUnencryptedHTTP2(true)
+	return s
+}
+
+// drain stops accepting, lets the calls under way end, and cuts what is left when their time is up. The
+// dispatcher closes last, so that no request is refused that was accepted before; what it still has then
+// are switched connections, which their server does not wait for.
+func (n *node) drain(public, private *http.Server, endPrivate context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Drain)
+	defer cancel()
+	endPrivate() // followers of logs would stay for ever; a deploy that is cut has not been acknowledged
+	for _, s := range []*http.Server{private, public} {
+		if s.Shutdown(ctx) != nil {
+			s.Close()
+		}
+	}
+	n.dispatch.Close(ctx)
+}
+
+// close closes the rooms, the last opened first.
+func (n *node) close() error {
+	var errs []error
+	done := func(what string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("closing the %s: %w", what, err))
+		}
+	}
+	if n.unwatch != nil {
+		n.unwatch()
+	}
+	if n.dispatch != nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		n.dispatch.Close(ctx)
+	}
+	if n.process != nil {
+		done("process tier", n.process.Close())
+	}
+	n.watching.Wait()
+	if n.records != nil {
+		done("records", n.records.Close())
+	}
+	if n.logs != nil {
+		done("logs", n.logs.Close())
+	}
+	if n.code != nil {
+		done("code store", n.code.Close())
+	}
+	if n.store != nil {
+		done("store", n.store.Close())
+	}
+	if n.nats != nil {
+		done("NATS server", n.nats.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// logReader gives the control API its logs.
+type logReader struct{ *logs.Store }
+
+func (l logReader) Read(ctx context.Context, q control.LogQuery) iter.Seq2[lambent.LogLine, error] {
+	return l.Store.Read(ctx, logs.Query(q))
+}

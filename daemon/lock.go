@@ -1,0 +1,42 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+
+	"lambent"
+)
+
+// lock takes the data folder for this process. The lock ends with the process, however it ends; the pid in
+// the file is for the message only.
+func lock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		holder, rerr := io.ReadAll(f)
+		f.Close()
+		if rerr != nil {
+			return nil, rerr
+		}
+		return nil, lambent.Errorf(lambent.CodeConflict, "another lambent (pid %s) runs on %s", strings.TrimSpace(string(holder)), path).
+			WithHint("stop it first, or choose another folder with --data")
+	}
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err == nil {
+		_, err = f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}

@@ -1,0 +1,42 @@
+// Command bench measures Lambent against the figures that it promises, on this machine, side by side with
+// what it is compared to. It runs in the repository root, after make build:
+//
+//	go run ./test/bench [-short] warm|cold|scale
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	if len(os.Args) == 4 && os.Args[1] == proxyCommand {
+		exit(serveProxy(os.Args[2], os.Args[3]))
+	}
+	short := flag.Bool("short", false, "fewer rounds, for CI")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	switch flag.Arg(0) {
+	case "warm":
+		exit(warm(ctx, *short))
+	case "cold":
+		exit(cold(ctx, *short))
+	case "scale":
+		exit(scale(ctx, *short))
+	}
+	fmt.Fprintln(os.Stderr, "usage: bench [-short] warm|cold|scale")
+	os.Exit(2)
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
