@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"net/http"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -11,14 +12,14 @@ import (
 	"lambent/internal/inbound"
 )
 
-// raw gives a handler the request as it came, for what huma would buffer.
-type raw struct {
+// Raw gives a handler the request as it came, for what huma would buffer.
+type Raw struct {
 	r *http.Request
 	w http.ResponseWriter
 }
 
 // Resolve is huma's hook between parsing a request and handling it.
-func (h *raw) Resolve(ctx huma.Context) []error {
+func (h *Raw) Resolve(ctx huma.Context) []error {
 	h.r, h.w = humago.Unwrap(ctx)
 	return nil
 }
@@ -34,8 +35,7 @@ func bytesOf(contentTypes ...string) map[string]*huma.MediaType {
 
 func (s *server) codeRoutes() {
 	for _, method := range []string{http.MethodPut, http.MethodPost} {
-		register(s, huma.Operation{OperationID: map[string]string{"PUT": "upload-code", "POST": "add-code"}[method],
-			Method: method, Path: "/v1/code", Tags: []string{"code"},
+		register(s, huma.Operation{OperationID: strings.ToLower(method) + "-code", Method: method, Path: "/v1/code", Tags: []string{"code"},
 			Summary:     "Upload a bundle",
 			Description: "A tar, tar.gz or zip archive. The digest does not depend on which, nor on the order, times or owners of the files.",
 			RequestBody: &huma.RequestBody{Required: true, Content: bytesOf("application/octet-stream")},
@@ -53,7 +53,7 @@ type Bundle struct {
 
 type bundleOutput struct{ Body Bundle }
 
-func (s *server) upload(ctx context.Context, in *struct{ raw }) (*bundleOutput, error) {
+func (s *server) upload(ctx context.Context, in *struct{ Raw }) (*bundleOutput, error) {
 	body, err := inbound.Body(in.w, in.r, -1) // the store of the code has the limit
 	if err != nil {
 		return nil, err

@@ -19,17 +19,18 @@ import (
 
 const functionPath = "/v1/namespaces/{namespace}/functions/{name}"
 
-// named is what every operation on one function takes.
-type named struct {
+// Named is what every operation on one function takes. Like the other embedded inputs it is exported because
+// huma fills in exported fields only.
+type Named struct {
 	Namespace string `path:"namespace"`
 	Name      string `path:"name"`
 }
 
-func (n named) check() error {
+func (n Named) check() error {
 	return errors.Join(lambent.CheckName("namespace", n.Namespace), lambent.CheckName("function", n.Name))
 }
 
-func (n named) unknown() error {
+func (n Named) unknown() error {
 	return lambent.Errorf(lambent.CodeFunctionNotFound, "there is no function %s in namespace %s", n.Name, n.Namespace).
 		WithHint("see what there is with: lambent ls")
 }
@@ -67,13 +68,14 @@ type Deployment struct {
 	URL       string            `json:"url"`
 }
 
-type preconditions struct {
+// Preconditions are what a write expects of the function as it is.
+type Preconditions struct {
 	IfMatch     string `header:"If-Match" doc:"the function's version, in quotes: conflict if it has another"`
 	IfNoneMatch string `header:"If-None-Match" enum:"*" doc:"*: conflict if the function exists"`
 }
 
 // allow tells whether f, nil for a function that does not exist, is what the client expects.
-func (p preconditions) allow(f *lambent.Function) error {
+func (p Preconditions) allow(f *lambent.Function) error {
 	if p.IfNoneMatch == "*" && f != nil {
 		return lambent.Errorf(lambent.CodeConflict, "the function exists already, at version %d", f.Version)
 	}
@@ -99,25 +101,25 @@ type deployOutput struct {
 }
 
 func (s *server) deploy(ctx context.Context, in *struct {
-	named
-	preconditions
+	Named
+	Preconditions
 	Body Deploy
 }) (*deployOutput, error) {
 	if err := in.check(); err != nil {
 		return nil, err
 	}
-	before, err := s.stored(ctx, in.named)
+	before, err := s.stored(ctx, in.Named)
 	if err != nil {
 		return nil, err
 	}
 	if err := in.allow(before); err != nil {
 		return nil, err
 	}
-	rev, err := s.newRevision(in.named, in.Body)
+	rev, err := s.newRevision(in.Named, in.Body)
 	if err != nil {
 		return nil, err
 	}
-	out := &deployOutput{Status: http.StatusOK, Body: Deployment{Function: before, URL: s.url(in.named)}}
+	out := &deployOutput{Status: http.StatusOK, Body: Deployment{Function: before, URL: s.url(in.Named)}}
 	if before != nil && before.Latest.ID == rev.ID {
 		out.ETag, out.Body.Unchanged = etag(before.Version), true
 		return out, nil
@@ -151,7 +153,7 @@ func (s *server) deploy(ctx context.Context, in *struct {
 }
 
 // newRevision makes the revision that d describes, if this node can run it.
-func (s *server) newRevision(n named, d Deploy) (*lambent.Revision, error) {
+func (s *server) newRevision(n Named, d Deploy) (*lambent.Revision, error) {
 	settings := d.Settings
 	if settings.Runtime == "python" {
 		python, err := s.latestPython()
@@ -223,7 +225,7 @@ func (s *server) keep(ctx context.Context, rev *lambent.Revision) (*lambent.Revi
 	return rev, err
 }
 
-func (s *server) url(n named) string {
+func (s *server) url(n Named) string {
 	host := n.Name
 	if n.Namespace != lambent.DefaultNamespace {
 		host += "." + n.Namespace
@@ -232,7 +234,7 @@ func (s *server) url(n named) string {
 }
 
 // stored reads the function; it is nil when there is none.
-func (s *server) stored(ctx context.Context, n named) (*lambent.Function, error) {
+func (s *server) stored(ctx context.Context, n Named) (*lambent.Function, error) {
 	entry, err := s.Store.Get(ctx, functionKey(n.Namespace, n.Name))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
@@ -244,7 +246,7 @@ func (s *server) stored(ctx context.Context, n named) (*lambent.Function, error)
 }
 
 // existing is stored, with an error when there is none.
-func (s *server) existing(ctx context.Context, n named) (*lambent.Function, error) {
+func (s *server) existing(ctx context.Context, n Named) (*lambent.Function, error) {
 	if err := n.check(); err != nil {
 		return nil, err
 	}
@@ -260,8 +262,8 @@ type functionOutput struct {
 	Body *lambent.Function
 }
 
-func (s *server) get(ctx context.Context, in *struct{ named }) (*functionOutput, error) {
-	f, err := s.existing(ctx, in.named)
+func (s *server) get(ctx context.Context, in *struct{ Named }) (*functionOutput, error) {
+	f, err := s.existing(ctx, in.Named)
 	if err != nil {
 		return nil, err
 	}
@@ -271,14 +273,14 @@ func (s *server) get(ctx context.Context, in *struct{ named }) (*functionOutput,
 // delete removes the function, which stops its traffic, and then what belonged to it. The revisions are
 // listed first and removed only as listed, so that those of a deploy that follows stay.
 func (s *server) delete(ctx context.Context, in *struct {
-	named
+	Named
 	IfMatch string `header:"If-Match"`
 }) (*struct{}, error) {
-	f, err := s.existing(ctx, in.named)
+	f, err := s.existing(ctx, in.Named)
 	if err != nil {
 		return nil, err
 	}
-	if err := (preconditions{IfMatch: in.IfMatch}).allow(f); err != nil {
+	if err := (Preconditions{IfMatch: in.IfMatch}).allow(f); err != nil {
 		return nil, err
 	}
 	var revisions []store.Entry
@@ -319,13 +321,13 @@ func (s *server) list(_ context.Context, in *struct {
 	if in.After != "" && !ok {
 		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "query.after: %q is not of the form NAMESPACE/NAME", in.After)
 	}
-	order := func(a, b named) int {
+	order := func(a, b Named) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	}
-	after := named{ns, name}
-	var first []named // sorted, one more than the page
+	after := Named{ns, name}
+	var first []Named // sorted, one more than the page
 	for ns, name := range s.Functions.Names() {
-		n := named{ns, name}
+		n := Named{ns, name}
 		full := len(first) > in.Limit
 		if in.Namespace != "" && ns != in.Namespace || order(n, after) <= 0 || full && order(n, first[in.Limit]) >= 0 {
 			continue
@@ -356,8 +358,8 @@ type Revisions struct {
 
 type revisionsOutput struct{ Body Revisions }
 
-func (s *server) revisions(ctx context.Context, in *struct{ named }) (*revisionsOutput, error) {
-	if _, err := s.existing(ctx, in.named); err != nil {
+func (s *server) revisions(ctx context.Context, in *struct{ Named }) (*revisionsOutput, error) {
+	if _, err := s.existing(ctx, in.Named); err != nil {
 		return nil, err
 	}
 	out := &revisionsOutput{Revisions{[]*lambent.Revision{}}}
@@ -380,10 +382,10 @@ func (s *server) revisions(ctx context.Context, in *struct{ named }) (*revisions
 type revisionOutput struct{ Body *lambent.Revision }
 
 func (s *server) revision(ctx context.Context, in *struct {
-	named
+	Named
 	ID string `path:"id" pattern:"^[0-9a-f]{16}$" patternDescription:"16 hex digits"`
 }) (*revisionOutput, error) {
-	if _, err := s.existing(ctx, in.named); err != nil {
+	if _, err := s.existing(ctx, in.Named); err != nil {
 		return nil, err
 	}
 	entry, err := s.Store.Get(ctx, revisionsOf(in.Namespace, in.Name)+in.ID)

@@ -30,7 +30,7 @@ func (s *server) invocationRoutes() {
 	register(s, huma.Operation{OperationID: "invoke", Method: http.MethodPost, Path: functionPath + "/invocations", Tags: tags,
 		Summary:     "Invoke a function",
 		Description: "Sends the body as POST / to the function and streams its answer. The function's answers carry Lambent-Status, errors of the platform do not.",
-		RequestBody: &huma.RequestBody{Content: bytesOf("application/json", "application/octet-stream")},
+		RequestBody: &huma.RequestBody{Content: bytesOf("*/*")},
 		Responses: map[string]*huma.Response{"200": {
 			Description: "What the function answered, with its status and header",
 			Content:     bytesOf("*/*"),
@@ -56,8 +56,8 @@ func (s *server) invocationRoutes() {
 }
 
 func (s *server) invoke(_ context.Context, in *struct {
-	named
-	raw
+	Named
+	Raw
 }) (*huma.StreamResponse, error) {
 	if err := in.check(); err != nil {
 		return nil, err
@@ -172,13 +172,13 @@ func (s *server) invocation(_ context.Context, in *struct {
 }
 
 func (s *server) logs(ctx context.Context, in *struct {
-	named
+	Named
 	Tail       int       `query:"tail" minimum:"-1" default:"100" doc:"how many of the latest lines to begin with, -1 for all"`
 	Follow     bool      `query:"follow" doc:"go on with new lines until the client leaves"`
 	Invocation string    `query:"invocation" doc:"only lines of this invocation"`
 	Since      time.Time `query:"since" doc:"only lines from then on"`
 }) (*huma.StreamResponse, error) {
-	if _, err := s.existing(ctx, in.named); err != nil {
+	if _, err := s.existing(ctx, in.Named); err != nil {
 		return nil, err
 	}
 	return &huma.StreamResponse{Body: func(ctx huma.Context) {

@@ -1,0 +1,179 @@
+// Package controltest serves the control API over a store in memory and engines made of functions, for tests
+// of the API and of what speaks to it.
+package controltest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"iter"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+
+	"lambent"
+	"lambent/control"
+	"lambent/store"
+	"lambent/store/memory"
+)
+
+// Key is the key of every World.
+const Key = "lk_test"
+
+// World is a served API. Its engines are fields; set them before the requests that need them.
+type World struct {
+	URL     string
+	Store   store.Store
+	Removed []string // NAMESPACE/NAME of what Logs.Remove was called for
+
+	Ready   func(context.Context, *lambent.Revision) (lambent.Phases, error) // by default ready in 12 ms of boot
+	Invoke  func(context.Context, *lambent.Invocation) (*lambent.Response, error)
+	Lines   func(context.Context, control.LogQuery) iter.Seq2[lambent.LogLine, error]
+	Records []lambent.Record // the latest first
+
+	Endpoint string // what the API says where functions are
+	Findings []lambent.Finding
+}
+
+// New serves a World until the test ends.
+func New(t *testing.T) *World {
+	w := &World{Store: memory.New(), Endpoint: "http://127.0.0.1:8080"}
+	w.Findings = []lambent.Finding{{Name: "seccomp", OK: true, Detail: "filter loaded"}}
+	w.Ready = func(context.Context, *lambent.Revision) (lambent.Phases, error) {
+		return lambent.Phases{lambent.PhaseBoot: 12e6}, nil
+	}
+	handler := control.New(control.Options{
+		Version: "test", Store: w.Store, Functions: view{w.Store}, Code: &codeMap{m: map[string]bool{}}, Executor: runtimes{},
+		Ready: func(ctx context.Context, r *lambent.Revision) (lambent.Phases, error) { return w.Ready(ctx, r) },
+		Applied: func(ctx context.Context, revision uint64) error {
+			if revision == 0 {
+				t.Error("Applied(0)")
+			}
+			return ctx.Err()
+		},
+		Invoker: invoker(func(ctx context.Context, inv *lambent.Invocation) (*lambent.Response, error) {
+			return w.Invoke(ctx, inv)
+		}),
+		Records: w,
+		Logs:    w,
+		Findings: func() []lambent.Finding {
+			return []lambent.Finding{{Name: "seccomp", OK: true, Detail: "filter loaded"}}
+		},
+		Endpoint: func() string { return w.Endpoint },
+		Authenticate: func(r *http.Request) bool {
+			return control.Bearer(r) == Key
+		},
+		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "up 1\n") }),
+		Logger:  slog.New(slog.DiscardHandler),
+	})
+	s := httptest.NewServer(handler)
+	t.Cleanup(func() {
+		s.Close()
+		if err := w.Store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	w.URL = s.URL
+	return w
+}
+
+type records struct{ w *World }
+
+func (l records) Get(id string) (lambent.Record, bool) {
+	for _, r := range l.w.Records {
+		if r.ID == id {
+			return r, true
+		}
+	}
+	return lambent.Record{}, false
+}
+
+func (l records) List(namespace, function string, limit int) (out []lambent.Record) {
+	for _, r := range l.w.Records {
+		if len(out) < limit && (namespace == "" || r.Namespace == namespace) && (function == "" || r.Function == function) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+type logs struct{ w *World }
+
+func (l logs) Read(ctx context.Context, q control.LogQuery) iter.Seq2[lambent.LogLine, error] {
+	return l.w.Lines(ctx, q)
+}
+
+func (l logs) Remove(namespace, function string) error {
+	l.w.Removed = append(l.w.Removed, namespace+"/"+function)
+	return nil
+}
+
+type invoker func(context.Context, *lambent.Invocation) (*lambent.Response, error)
+
+func (f invoker) Invoke(ctx context.Context, inv *lambent.Invocation) (*lambent.Response, error) {
+	return f(ctx, inv)
+}
+
+type codeMap struct {
+	mu sync.Mutex
+	m  map[string]bool
+}
+
+func (c *codeMap) Put(_ context.Context, r io.Reader) (string, int64, error) {
+	raw, err := io.ReadAll(r)
+	if err != nil {
+		return "", 0, err
+	}
+	if bytes.HasPrefix(raw, []byte("garbage")) {
+		return "", 0, lambent.Errorf(lambent.CodeBundleInvalid, "neither tar nor zip")
+	}
+	sum := sha256.Sum256(raw)
+	digest := "sha256:" + hex.EncodeToString(sum[:])
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.m[digest] = true
+	return digest, int64(len(raw)), nil
+}
+
+func (c *codeMap) Has(digest string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.m[digest]
+}
+
+type runtimes struct{}
+
+func (runtimes) Runtimes() []string { return []string{"go", "python3.9", "python3.11"} }
+func (runtimes) Root(runtime string) (string, error) {
+	if runtime == "python3.12" {
+		return "", lambent.Errorf(lambent.CodeTierUnavailable, "python3.12 is not installed")
+	}
+	return "debian-12", nil
+}
+
+// view looks at the store each time.
+type view struct{ store store.Store }
+
+func (v view) Lookup(namespace, name string) (*lambent.Function, bool) {
+	e, err := v.store.Get(context.Background(), control.FunctionPrefix+namespace+"."+name)
+	if err != nil {
+		return nil, false
+	}
+	f, err := control.DecodeFunction(e)
+	return f, err == nil
+}
+
+func (v view) Names() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for e, err := range v.store.List(context.Background(), control.FunctionPrefix) {
+			namespace, name, ok := control.FunctionName(e.Key)
+			if err != nil || !ok || !yield(namespace, name) {
+				return
+			}
+		}
+	}
+}
