@@ -58,8 +58,8 @@ func New(t *testing.T) *World {
 		Invoker: invoker(func(ctx context.Context, inv *lambent.Invocation) (*lambent.Response, error) {
 			return w.Invoke(ctx, inv)
 		}),
-		Records: w,
-		Logs:    w,
+		Records: records{w},
+		Logs:    logs{w},
 		Findings: func() []lambent.Finding {
 			return []lambent.Finding{{Name: "seccomp", OK: true, Detail: "filter loaded"}}
 		},
