@@ -19,15 +19,22 @@ import (
 // Any, as a revision, makes a write unconditional.
 const Any = ^uint64(0)
 
+// MaxValue is the size of the largest value, in bytes.
+const MaxValue = 1 << 20
+
 // Errors that callers tell apart with errors.Is.
 var (
 	ErrNotFound = errors.New("no such key")
 	ErrConflict = errors.New("the key is at another revision")
 	ErrFull     = errors.New("the disk is below the free-space reserve")
 	ErrKey      = errors.New("invalid key")
+	ErrValue    = errors.New("the value is too large")
+	ErrClosed   = errors.New("the store is closed")
 )
 
-// Store keeps values by key.
+// Store keeps values by key. Values that it gives must not be changed: several watches may share them. A
+// write that fails with another error than the ones above may have been done all the same, and so may one
+// whose ctx ended meanwhile. After Close everything gives ErrClosed.
 type Store interface {
 	// Get gives the entry at key, or ErrNotFound.
 	Get(ctx context.Context, key string) (Entry, error)
@@ -36,12 +43,13 @@ type Store interface {
 	Put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error)
 	// Delete removes key under the same condition. A missing key is ErrNotFound with Any, ErrConflict otherwise.
 	Delete(ctx context.Context, key string, revision uint64) error
-	// List gives the entries whose key begins with prefix, in no order. The sequence ends early with an error.
+	// List gives each entry whose key begins with prefix once, in no order, and those that change meanwhile
+	// as they were or as they are. The sequence ends early with an error.
 	List(ctx context.Context, prefix string) iter.Seq2[Entry, error]
 	// Watch gives the events of the keys that begin with prefix until ctx ends, then an error that wraps
 	// ctx's. A consumer that is slow loses nothing.
 	Watch(ctx context.Context, prefix string) iter.Seq2[Event, error]
-	// Close ends all watches and releases what the store holds.
+	// Close ends all watches with ErrClosed and releases what the store holds.
 	Close() error
 }
 
@@ -72,6 +80,26 @@ func CheckKey(key string) error {
 	}
 	if !ok {
 		return fmt.Errorf("%w: %q", ErrKey, key)
+	}
+	return nil
+}
+
+// CheckPrefix tells whether prefix is empty, or a key and a dot.
+func CheckPrefix(prefix string) error {
+	if prefix == "" {
+		return nil
+	}
+	key, dotted := strings.CutSuffix(prefix, ".")
+	if !dotted || CheckKey(key) != nil {
+		return fmt.Errorf("%w: prefix %q", ErrKey, prefix)
+	}
+	return nil
+}
+
+// CheckValue tells whether value is at most MaxValue bytes.
+func CheckValue(value []byte) error {
+	if len(value) > MaxValue {
+		return fmt.Errorf("%w: %d bytes, the limit is %d", ErrValue, len(value), MaxValue)
 	}
 	return nil
 }

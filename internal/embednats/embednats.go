@@ -1,0 +1,149 @@
+// Package embednats runs a NATS server with JetStream inside this process. It listens nowhere: the only
+// way in is the in-process connection. Every write is on the disk before it is acknowledged.
+package embednats
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// ErrInUse means that another server has the directory.
+var ErrInUse = errors.New("the directory is in use by another process")
+
+// MaxPayload is the size in bytes of the largest message, headers included.
+const MaxPayload = 2 << 20
+
+const (
+	startTimeout = 30 * time.Second // of recovery too: NATS answers once its streams are restored
+	closeTimeout = 10 * time.Second
+)
+
+// Options say how to run the server.
+type Options struct {
+	Dir    string       // where the streams live; made if it is missing
+	Logger *slog.Logger // gets what NATS says of repairs and faults; slog.Default() if nil
+}
+
+// Server is a running NATS server.
+type Server struct {
+	dir    string
+	lock   *os.File
+	server *server.Server
+	conn   *nats.Conn
+}
+
+// Start runs a server on opts.Dir. NATS itself does not mind two servers on one directory, although they
+// destroy its files, so a lock guards it; the second Start gives an error that wraps [ErrInUse].
+func Start(opts Options) (*Server, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := lockFile(filepath.Join(opts.Dir, "lock"))
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{dir: opts.Dir, lock: lock}
+	if err := s.start(opts.Logger); err != nil {
+		return nil, errors.Join(fmt.Errorf("NATS on %s: %w", opts.Dir, err), s.Close())
+	}
+	return s, nil
+}
+
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = ErrInUse
+		}
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return f, nil
+}
+
+func (s *Server) start(log *slog.Logger) error {
+	srv, err := server.NewServer(&server.Options{
+		ServerName:         "lambent",
+		DontListen:         true,
+		NoSigs:             true,
+		MaxPayload:         MaxPayload,
+		JetStream:          true,
+		StoreDir:           s.dir,
+		SyncAlways:         true,
+		JetStreamMaxMemory: 1 << 30,
+		// The default is three quarters of what is free at the start, which would refuse to restore
+		// streams on a disk that has filled up since. Who writes keeps a reserve of its own.
+		JetStreamMaxStore: math.MaxInt64 / 2,
+	})
+	if err != nil {
+		return err
+	}
+	srv.SetLoggerV2(logger{log}, false, false, false)
+	s.server = srv
+	srv.Start()
+	if !srv.ReadyForConnections(startTimeout) || !srv.JetStreamEnabled() {
+		return fmt.Errorf("not ready within %s", startTimeout)
+	}
+	s.conn, err = nats.Connect("", nats.InProcessServer(srv), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+	return err
+}
+
+// Conn is the connection into the server, shared by all users.
+func (s *Server) Conn() *nats.Conn { return s.conn }
+
+// Dir is the directory that was given to [Start].
+func (s *Server) Dir() string { return s.dir }
+
+// StreamDir is where the files of a stream are, whether or not the server knows the stream.
+func (s *Server) StreamDir(stream string) string {
+	return filepath.Join(s.dir, server.JetStreamStoreDir, server.DEFAULT_GLOBAL_ACCOUNT, "streams", stream)
+}
+
+// Close ends the connection and the server. It gives an error if the server is still busy after 10 s; what
+// was acknowledged is safe then, too.
+func (s *Server) Close() error {
+	defer s.lock.Close()
+	if s.conn != nil {
+		s.conn.Close()
+	}
+	if s.server == nil {
+		return nil
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.server.Shutdown()
+		s.server.WaitForShutdown()
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-time.After(closeTimeout):
+		return fmt.Errorf("NATS on %s did not stop within %s", s.dir, closeTimeout)
+	}
+}
+
+// logger gives what NATS has to say to slog: its notices are debugging to us, except for the faults.
+type logger struct{ log *slog.Logger }
+
+func (l logger) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l logger) Warnf(format string, v ...any)   { l.log.Warn(fmt.Sprintf(format, v...)) }
+func (l logger) Errorf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
+func (l logger) Fatalf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
+func (l logger) Debugf(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l logger) Tracef(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }

@@ -1,0 +1,200 @@
+// Package jetstream keeps a store in a JetStream key-value bucket, in a server inside this process; `nats kv`
+// can read it.
+//
+// Nothing that was acknowledged vanishes silently, although NATS mends damaged files by dropping messages
+// without a word. A small file beside the bucket, the watermark, holds what was acknowledged: the last
+// sequence, and the number and a sum of all live (key, revision) pairs. A write is acknowledged when both
+// the stream and the watermark are on the disk. Only one batch of writes, in which no key occurs twice, is
+// ever under way, and each message says which revision it replaces. So whatever the moment of a crash, [Open] can
+// take the messages behind the watermark back, and compare what is left with it: see verify.
+package jetstream
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"iter"
+	"log/slog"
+	"sync"
+	"time"
+
+	"lambent/internal/embednats"
+	"lambent/store"
+	"lambent/store/internal/watch"
+)
+
+// DefaultReserve is the free space, in bytes, below which writes are refused.
+const DefaultReserve = 256 << 20
+
+// Options say where a store is.
+type Options struct {
+	Server *embednats.Server
+	Bucket string // a JetStream bucket name
+	// Reserve is the free space in bytes that puts leave on the file system: NATS stops a stream for good
+	// when its disk is full. Deletes go on. 0 means DefaultReserve.
+	Reserve int64
+	// AcceptLoss opens a store that lost acknowledged writes, with what is left; see [ErrDamaged].
+	AcceptLoss bool
+	Logger     *slog.Logger // slog.Default() if nil
+}
+
+// Store is a [store.Store] on the disk. It must be closed before its server.
+type Store struct {
+	opts   Options
+	bucket *bucket
+	mark   *watermark
+	hub    watch.Hub
+
+	writes  chan *write
+	closing chan struct{}
+	close   sync.Once
+	ctx     context.Context // ends when Close does not wait any longer
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+
+	mu     sync.Mutex // held for the whole of a commit
+	live   map[string]uint64
+	dead   map[string]uint64 // deleted keys, and the sequences of the messages that say so
+	acked  state             // what the watermark says
+	behind bool              // a commit failed half way: the stream may be ahead of acked
+}
+
+var _ store.Store = (*Store)(nil)
+
+// closeTimeout is how long Close waits for the commit under way.
+const closeTimeout = 5 * time.Second
+
+func start(opts Options, b *bucket, found *contents, mark *watermark) *Store {
+	s := &Store{
+		opts: opts, bucket: b, mark: mark,
+		writes: make(chan *write), closing: make(chan struct{}),
+		live: found.live, dead: found.dead, acked: found.state,
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.running.Go(s.commitLoop)
+	return s
+}
+
+// Get implements [store.Store].
+func (s *Store) Get(ctx context.Context, key string) (store.Entry, error) {
+	if err := store.CheckKey(key); err != nil {
+		return store.Entry{}, err
+	}
+	if err := s.usable(ctx); err != nil {
+		return store.Entry{}, err
+	}
+	m, err := s.bucket.get(ctx, key)
+	if err == nil && m.Deleted {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return store.Entry{}, err
+	}
+	return m.Entry, nil
+}
+
+// Put implements [store.Store].
+func (s *Store) Put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	if err := store.CheckValue(value); err != nil {
+		return 0, err
+	}
+	return s.write(ctx, &write{key: key, value: value, expected: revision})
+}
+
+// Delete implements [store.Store].
+func (s *Store) Delete(ctx context.Context, key string, revision uint64) error {
+	_, err := s.write(ctx, &write{key: key, deleted: true, expected: revision})
+	return err
+}
+
+// List implements [store.Store].
+func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, error] {
+	return func(yield func(store.Entry, error) bool) {
+		if err := cmp.Or(store.CheckPrefix(prefix), s.usable(ctx)); err != nil {
+			yield(store.Entry{}, err)
+			return
+		}
+		// A key that is written while the scan is under way moves to the end and may be met twice.
+		seen := map[string]struct{}{}
+		for m, err := range s.bucket.scan(ctx, prefix, 1) {
+			if err == nil {
+				err = ctx.Err()
+			}
+			if err != nil {
+				yield(store.Entry{}, err)
+				return
+			}
+			if _, again := seen[m.Key]; again || m.Deleted {
+				continue
+			}
+			seen[m.Key] = struct{}{}
+			if !yield(m.Entry, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Watch implements [store.Store].
+func (s *Store) Watch(ctx context.Context, prefix string) iter.Seq2[store.Event, error] {
+	return s.hub.Watch(ctx, prefix, func() (uint64, iter.Seq2[store.Entry, error]) {
+		s.mu.Lock()
+		last := s.acked.Last
+		s.mu.Unlock()
+		return last, s.snapshot(ctx, prefix, last)
+	}, s.settle)
+}
+
+// snapshot gives the entries up to revision last.
+func (s *Store) snapshot(ctx context.Context, prefix string, last uint64) iter.Seq2[store.Entry, error] {
+	return func(yield func(store.Entry, error) bool) {
+		if err := s.usable(ctx); err != nil {
+			yield(store.Entry{}, err)
+			return
+		}
+		for m, err := range s.bucket.scan(ctx, prefix, 1) {
+			if err == nil && m.Revision > last {
+				return
+			}
+			if err == nil && m.Deleted {
+				continue
+			}
+			if !yield(m.Entry, err) {
+				return
+			}
+		}
+	}
+}
+
+// settle returns when every change that a scan could have seen so far has been published to the watches.
+func (s *Store) settle() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.catchUp()
+}
+
+func (s *Store) usable(ctx context.Context) error {
+	select {
+	case <-s.closing:
+		return store.ErrClosed
+	default:
+		return ctx.Err()
+	}
+}
+
+// Close implements [store.Store]. It waits for the commit under way, at most 5 s.
+func (s *Store) Close() error {
+	var err error
+	s.close.Do(func() {
+		close(s.closing)
+		late := time.AfterFunc(closeTimeout, s.cancel)
+		s.running.Wait()
+		late.Stop()
+		s.cancel()
+		s.hub.Close()
+		err = s.mark.close()
+	})
+	return err
+}
+
+var errOutcome = errors.New("the write failed half way; it may have been done")

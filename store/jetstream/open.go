@@ -1,0 +1,166 @@
+package jetstream
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// ErrDamaged means that acknowledged writes are gone, or that nobody can tell. The error that wraps it says
+// what was found and what to do; nothing has been changed on the disk.
+var ErrDamaged = errors.New("acknowledged writes were lost")
+
+// contents is what a scan of the whole stream found.
+type contents struct {
+	state
+	live map[string]uint64
+	dead map[string]uint64
+}
+
+// Open opens the bucket, and makes it if there is none. It reads the whole bucket to prove that nothing is
+// missing, and gives [ErrDamaged] otherwise.
+func Open(ctx context.Context, opts Options) (*Store, error) {
+	if opts.Reserve == 0 {
+		opts.Reserve = DefaultReserve
+	}
+	opts.Logger = cmp.Or(opts.Logger, slog.Default()).With("bucket", opts.Bucket)
+	b, err := newBucket(opts.Server.Conn(), opts.Bucket)
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(opts.Server.Dir(), opts.Bucket+".watermark")
+	o := &opening{Options: opts, bucket: b, path: path, dir: opts.Server.StreamDir(b.stream)}
+	found, err := o.open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", opts.Bucket, err)
+	}
+	mark, err := openWatermark(path)
+	if err != nil {
+		return nil, err
+	}
+	return start(opts, b, found, mark), nil
+}
+
+// opening is an Open under way.
+type opening struct {
+	Options
+	bucket *bucket
+	path   string // of the watermark
+	dir    string // of the stream
+}
+
+func (o *opening) open(ctx context.Context) (*contents, error) {
+	acked, markErr := readWatermark(o.path)
+	last, streamErr := o.bucket.last(ctx)
+	noStream := errors.Is(streamErr, jetstream.ErrStreamNotFound)
+	_, dirErr := os.Stat(o.dir)
+	noDir := errors.Is(dirErr, os.ErrNotExist)
+	switch {
+	case streamErr != nil && !noStream:
+		return nil, streamErr
+	case dirErr != nil && !noDir:
+		return nil, dirErr
+	case noStream && noDir && errors.Is(markErr, os.ErrNotExist):
+		return o.create(ctx)
+	case noStream && markErr == nil && acked.Last == 0: // a crash in the midst of create
+		return o.create(ctx)
+	case noStream && o.AcceptLoss:
+		o.Logger.Warn("accepted the loss of all entries", "watermark", describe(acked, markErr))
+		return o.create(ctx)
+	case noStream:
+		return nil, o.damaged(acked, markErr, "NATS could not restore the stream, and said why in the log")
+	}
+	found, missing, err := o.read(ctx, acked, last)
+	switch {
+	case err != nil:
+		return nil, err
+	case markErr == nil && missing == "":
+		if found.Last > acked.Last {
+			o.Logger.Info("kept writes that were not acknowledged before the last stop", "writes", found.Last-acked.Last)
+		}
+	case o.AcceptLoss:
+		o.Logger.Warn("accepted a loss", "watermark", describe(acked, markErr), "left", describe(found.state, nil))
+	default:
+		return nil, o.damaged(acked, markErr, describe(found.state, nil)+missing)
+	}
+	if markErr == nil && found.state == acked {
+		return found, nil
+	}
+	return found, createWatermark(o.path, found.state)
+}
+
+// create makes an empty bucket. The watermark comes first, so that a stream without one always means damage.
+func (o *opening) create(ctx context.Context) (*contents, error) {
+	aside := fmt.Sprintf("%s.damaged-%d", filepath.Join(o.Server.Dir(), o.bucket.stream), time.Now().UnixNano())
+	if err := os.Rename(o.dir, aside); err == nil {
+		o.Logger.Warn("moved the damaged files out of the way", "to", aside)
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if err := createWatermark(o.path, state{}); err != nil {
+		return nil, err
+	}
+	return &contents{live: map[string]uint64{}, dead: map[string]uint64{}}, o.bucket.create(ctx)
+}
+
+// read scans the stream, whose last message is last. Missing says what is not there although it was
+// acknowledged, or is empty: then the live keys up to the watermark, together with those that the messages
+// behind it replaced, are exactly the ones that the watermark counts and sums.
+func (o *opening) read(ctx context.Context, acked state, last uint64) (found *contents, missing string, err error) {
+	found = &contents{live: map[string]uint64{}, dead: map[string]uint64{}}
+	before := state{Last: acked.Last} // as it was at the watermark, if nothing is missing
+	for m, err := range o.bucket.scan(ctx, "", 1) {
+		if err != nil {
+			return nil, "", err
+		}
+		old := found.live[m.Key]
+		if old != 0 {
+			found.remove(m.Key, old)
+		}
+		if m.Deleted {
+			delete(found.live, m.Key)
+			found.dead[m.Key] = m.Revision
+		} else {
+			found.live[m.Key] = m.Revision
+			found.add(m.Key, m.Revision)
+			delete(found.dead, m.Key)
+		}
+		if m.Revision <= acked.Last {
+			before.Live, before.Sum = found.Live, found.Sum
+			continue
+		}
+		previous, err := strconv.ParseUint(m.previous, 10, 64)
+		switch {
+		case err != nil || previous > acked.Last:
+			missing = fmt.Sprintf(", and message %d replaces %q, which is not at or before the watermark", m.Revision, m.previous)
+		case previous != 0 && old == 0: // NATS has dropped it in favour of this one
+			before.add(m.Key, previous)
+		}
+	}
+	found.Last = last
+	if missing == "" && (last < acked.Last || before != acked) {
+		missing = ", which are not the acknowledged ones"
+	}
+	return found, missing, nil
+}
+
+func describe(s state, err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("sequence %d with %d live keys", s.Last, s.Live)
+}
+
+func (o *opening) damaged(acked state, markErr error, found string) error {
+	return fmt.Errorf("%w: %s, watermark %s: acknowledged up to %s; found %s. "+
+		"Restore both from one backup, or open with AcceptLoss to go on with what is left",
+		ErrDamaged, o.dir, o.path, describe(acked, markErr), found)
+}
