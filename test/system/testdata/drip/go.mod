@@ -1,0 +1,3 @@
+module drip
+
+go 1.26
