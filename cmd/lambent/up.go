@@ -1,0 +1,84 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"lambent/cli"
+	"lambent/daemon"
+)
+
+func up() *cobra.Command {
+	cfg := daemon.Config{}
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run a node: functions, control API and store in this process",
+		Long: `Run a node: functions, control API and store in this process, until Ctrl-C or SIGTERM.
+
+The first start makes an admin key in DIR/admin.key; the addresses that it listens on are written to
+DIR/endpoints.json, and the context that the other commands use to the user's configuration.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cfg.Data == "" {
+				dir, err := defaultData()
+				if err != nil {
+					return err
+				}
+				cfg.Data = dir
+			}
+			data, err := filepath.Abs(cfg.Data)
+			if err != nil {
+				return err
+			}
+			asJSON, err := cmd.Flags().GetBool("json")
+			if err != nil {
+				return err
+			}
+			cfg.Data, cfg.Version = data, version
+			cfg.Logger = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+			var announced error
+			cfg.Serving = func(e daemon.Endpoints) { announced = announce(cmd.OutOrStdout(), e, asJSON) }
+			if err := daemon.Run(cmd.Context(), cfg); err != nil {
+				return err
+			}
+			return announced
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&cfg.Data, "data", "", "folder of everything that is kept (default $XDG_DATA_HOME/lambent)")
+	flags.StringVar(&cfg.Listen, "listen", "127.0.0.1:8080", "address for functions")
+	flags.StringVar(&cfg.Control, "control", "127.0.0.1:8081", "address of the control API")
+	flags.BoolVar(&cfg.AcceptLoss, "accept-data-loss", false, "start although the store lost acknowledged writes")
+	return cmd
+}
+
+func defaultData() (string, error) {
+	if dir := os.Getenv("XDG_DATA_HOME"); dir != "" {
+		return filepath.Join(dir, "lambent"), nil
+	}
+	home, err := os.UserHomeDir()
+	return filepath.Join(home, ".local", "share", "lambent"), err
+}
+
+// announce says where things are; its last line begins with "serving", for scripts that wait for it.
+func announce(w io.Writer, e daemon.Endpoints, asJSON bool) error {
+	path, err := cli.WriteContext(e.Control, e.KeyFile)
+	if err != nil {
+		return fmt.Errorf("write the CLI's context: %w", err)
+	}
+	if asJSON {
+		return json.NewEncoder(w).Encode(e)
+	}
+	if e.NewKey {
+		fmt.Fprintf(w, "made an admin key in %s\n", e.KeyFile)
+	}
+	fmt.Fprintf(w, "wrote the context of the other commands to %s\n", path)
+	_, err = fmt.Fprintf(w, "serving functions at %s, control API at %s\n", e.Functions, e.Control)
+	return err
+}
