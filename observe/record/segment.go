@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"lambent"
+	"lambent/observe/internal/lines"
 )
 
 const maxBatch = 256 << 10 // bytes
@@ -97,37 +97,13 @@ func (s *segments) open(start int64) error {
 	if err != nil {
 		return err
 	}
-	size, err := wholeLines(file)
-	if err == nil {
-		err = file.Truncate(size)
-	}
+	size, err := lines.Trim(file)
 	if err != nil {
 		file.Close()
 		return err
 	}
 	s.file, s.size = file, size
 	return nil
-}
-
-// wholeLines gives the offset after the last line end of file.
-func wholeLines(file *os.File) (int64, error) {
-	end, err := file.Seek(0, io.SeekEnd)
-	if err != nil {
-		return 0, err
-	}
-	block := make([]byte, 64<<10)
-	for end > 0 {
-		from := max(0, end-int64(len(block)))
-		part := block[:end-from]
-		if _, err := file.ReadAt(part, from); err != nil {
-			return 0, err
-		}
-		if i := bytes.LastIndexByte(part, '\n'); i >= 0 {
-			return from + int64(i) + 1, nil
-		}
-		end = from
-	}
-	return 0, nil
 }
 
 // append writes text at the end. When it fails nothing of text stays.
