@@ -1,0 +1,230 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"lambent"
+	"lambent/client"
+	"lambent/internal/bundle"
+)
+
+// settingFlags are the settings that have a flag of their own; --set takes any.
+var settingFlags = []struct{ flag, field, usage string }{
+	{"runtime", "runtime", "what runs it: python (the latest), python3.N or go; found out when absent"},
+	{"handler", "handler", "module.function (python) or path of the executable (go)"},
+	{"memory", "memory", "MiB"},
+	{"cpu", "cpu", "thousandths of a core"},
+	{"timeout", "timeouts.total", "from acceptance to the last byte, such as 30s"},
+}
+
+func (a *app) deploy() *cobra.Command {
+	var name string
+	var env, sets []string
+	cmd := &cobra.Command{
+		Use:   "deploy DIR|ARCHIVE",
+		Short: "Deploy a directory, or a tar, tar.gz or zip archive",
+		Long: "Deploy a directory, or a tar, tar.gz or zip archive, as a function.\n\n" +
+			"A directory may hold a " + manifestName + " with the function's name and settings; flags overrule it. A directory of\n" +
+			"Go is built here. The new revision serves as soon as it is ready; until then, and if it fails, the one before does.",
+		Args: arg("directory or archive"),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&name, "name", "", "name of the function; the directory's when absent")
+	for _, s := range settingFlags {
+		flags.String(s.flag, "", s.usage)
+	}
+	flags.StringArrayVarP(&env, "env", "e", nil, "`NAME=VALUE` of the environment; may be given again")
+	flags.StringArrayVar(&sets, "set", nil, "any other setting as `FIELD=VALUE`, such as timeouts.idle=1m; may be given again")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		m, err := a.manifestFor(cmd, args[0], name, env, sets)
+		if err != nil {
+			return err
+		}
+		d, err := a.push(cmd, args[0], m)
+		if err != nil {
+			return err
+		}
+		return a.printDeployment(cmd.OutOrStdout(), d)
+	}
+	return a.inNamespace(cmd)
+}
+
+// manifestFor is what source says of itself, overruled by the flags, complete but for defaults.
+func (a *app) manifestFor(cmd *cobra.Command, source, name string, env, sets []string) (*manifest, error) {
+	info, err := os.Stat(source)
+	if err != nil {
+		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "%w", err).WithHint("name a directory or an archive")
+	}
+	m := &manifest{}
+	if info.IsDir() {
+		if m, err = readManifest(source); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range settingFlags {
+		if f := cmd.Flags().Lookup(s.flag); f.Changed {
+			if err := m.set(strings.Split(s.field, "."), f.Value.String()); err != nil {
+				return nil, usagef("--%s: %w", s.flag, err)
+			}
+		}
+	}
+	for _, e := range env {
+		name, value, ok := strings.Cut(e, "=")
+		if !ok {
+			return nil, usagef("--env: %q is not of the form NAME=VALUE", e)
+		}
+		if err := m.set([]string{"env", name}, value); err != nil {
+			return nil, usagef("--env: %w", err)
+		}
+	}
+	for _, s := range sets {
+		field, value, ok := strings.Cut(s, "=")
+		if !ok {
+			return nil, usagef("--set: %q is not of the form FIELD=VALUE", s)
+		}
+		if err := m.set(strings.Split(field, "."), value); err != nil {
+			return nil, usagef("--set: %w", err)
+		}
+	}
+	if cmd.Flags().Changed("namespace") || m.Namespace == "" {
+		m.Namespace = a.namespace
+	}
+	if name != "" {
+		m.Name = name
+	}
+	if m.Name == "" {
+		if m.Name, err = nameOf(source, info.IsDir()); err != nil {
+			return nil, err
+		}
+	}
+	if m.Runtime == "" && info.IsDir() {
+		m.Runtime, err = detectRuntime(source)
+	}
+	if m.Runtime == "" && err == nil {
+		err = usagef("say what runs the archive: --runtime python or --runtime go")
+	}
+	return m, err
+}
+
+// nameOf is the function name that a path suggests.
+func nameOf(path string, dir bool) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	name := filepath.Base(abs)
+	if !dir {
+		for _, ext := range []string{".tar.gz", ".tgz", ".tar", ".zip"} {
+			name = strings.TrimSuffix(name, ext)
+		}
+	}
+	if err := lambent.CheckName("function", name); err != nil {
+		return "", lambent.ErrorOf(err).WithHint("give it another: --name NAME")
+	}
+	return name, nil
+}
+
+// push makes the bundle, uploads it and deploys it.
+func (a *app) push(cmd *cobra.Command, source string, m *manifest) (*client.Deployment, error) {
+	ctx := cmd.Context()
+	c, err := connect()
+	if err != nil {
+		return nil, err
+	}
+	archive, err := a.archive(ctx, c, source, m, cmd.ErrOrStderr())
+	if err != nil {
+		return nil, err
+	}
+	defer archive.Close()
+	bar := newProgress(cmd.ErrOrStderr(), "uploading")
+	b, err := c.Upload(ctx, archive, bar.show)
+	bar.clear()
+	if err != nil {
+		return nil, err
+	}
+	return c.Deploy(ctx, client.Deploy{Namespace: m.Namespace, Name: m.Name, Settings: m.Settings, Code: b.Digest})
+}
+
+// archive opens the archive to upload: source itself, or one made of it that is gone once closed.
+func (a *app) archive(ctx context.Context, c *client.Client, source string, m *manifest, stderr io.Writer) (*os.File, error) {
+	if info, err := os.Stat(source); err != nil || !info.IsDir() {
+		return os.Open(source)
+	}
+	if m.Runtime == "go" {
+		system, err := c.System(ctx)
+		if err != nil {
+			return nil, err
+		}
+		built, err := os.MkdirTemp("", "lambent-build-")
+		if err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(built)
+		if err := buildGo(ctx, source, built, m.Handler, system.Arch, stderr); err != nil {
+			return nil, err
+		}
+		source = built
+	}
+	f, err := os.CreateTemp("", "lambent-bundle-")
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(os.Remove(f.Name()), pack(f, source)); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// limits are the platform's own, so that what is too large is not sent first.
+var limits = bundle.Limits{Bytes: 250 << 20, Entries: 50_000}
+
+func pack(w io.Writer, dir string) error {
+	err := bundle.Pack(w, dir, limits)
+	var bad *bundle.Error
+	if !errors.As(err, &bad) {
+		return err
+	}
+	code := lambent.CodeBundleInvalid
+	if bad.TooLarge {
+		code = lambent.CodeBundleTooLarge
+	}
+	e := lambent.Errorf(code, "%s: %w", dir, bad)
+	e.Hint = bad.Hint
+	return e
+}
+
+func (a *app) printDeployment(w io.Writer, d *client.Deployment) error {
+	if a.json {
+		printJSON(w, d)
+		return nil
+	}
+	f := d.Function
+	switch {
+	case d.Unchanged:
+		fmt.Fprintf(w, "%s/%s is at revision %s already\n", f.Namespace, f.Name, f.Latest.ID)
+	default:
+		fmt.Fprintf(w, "%s/%s is at revision %s, ready in %s\n", f.Namespace, f.Name, f.Latest.ID, short(d.Phases.Total()))
+	}
+	_, err := fmt.Fprintln(w, d.URL)
+	return err
+}
+
+// short is d to four digits or so: people read it.
+func short(d time.Duration) string {
+	switch {
+	case d < time.Millisecond:
+		return d.Round(time.Microsecond).String()
+	case d < time.Second:
+		return d.Round(10 * time.Microsecond).String()
+	}
+	return d.Round(10 * time.Millisecond).String()
+}
