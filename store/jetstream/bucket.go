@@ -210,47 +210,72 @@ func (b *bucket) receiveScan(ctx context.Context, sub *nats.Subscription, batch 
 	}
 }
 
-// publish appends changes behind the message with sequence last, in one step, and gives the sequence of
-// the first. If the stream's last message is another one the error wraps store.ErrConflict.
-func (b *bucket) publish(ctx context.Context, changes []*write, last uint64) (uint64, error) {
+// smallBatch is how many messages are published faster one by one, each with its own sync of the disk, than
+// by an atomic batch, for which NATS makes and removes a file store.
+const smallBatch = 16
+
+// publish appends changes behind the message with sequence last. If the stream's last message is another one
+// the error wraps store.ErrConflict. On an error the first few may have been appended.
+func (b *bucket) publish(ctx context.Context, changes []*write, last uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	b.batch++
-	batchID := strconv.FormatUint(b.batch, 36)
-	var answer *nats.Msg
-	var err error
+	if len(changes) > smallBatch {
+		return b.publishAtomic(ctx, changes, last)
+	}
 	for i, w := range changes {
-		m := &nats.Msg{Subject: b.prefix + w.key, Data: w.value, Header: nats.Header{
-			headerPrevious: {strconv.FormatUint(w.previous, 10)},
-		}}
-		if w.deleted {
-			m.Header[headerOperation] = []string{"DEL"}
+		before := last + uint64(i)
+		m := b.message(w)
+		m.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(before, 10)}
+		if err := b.request(ctx, m, before+1); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// publishAtomic writes all or nothing, and syncs once; NATS's ADR-50 says how.
+func (b *bucket) publishAtomic(ctx context.Context, changes []*write, last uint64) error {
+	b.batch++
+	id := strconv.FormatUint(b.batch, 10)
+	for i, w := range changes {
+		m := b.message(w)
+		m.Header["Nats-Batch-Id"] = []string{id}
+		m.Header["Nats-Batch-Sequence"] = []string{strconv.Itoa(i + 1)}
 		if i == 0 {
 			m.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(last, 10)}
 		}
-		if len(changes) > 1 {
-			m.Header["Nats-Batch-Id"] = []string{batchID}
-			m.Header["Nats-Batch-Sequence"] = []string{strconv.Itoa(i + 1)}
-		}
-		if i < len(changes)-1 {
-			if err = b.conn.PublishMsg(m); err != nil {
-				return 0, err
-			}
-			continue
-		}
-		if len(changes) > 1 {
+		if i == len(changes)-1 {
 			m.Header["Nats-Batch-Commit"] = []string{"1"}
+			return b.request(ctx, m, last+uint64(len(changes)))
 		}
-		if answer, err = b.conn.RequestMsgWithContext(ctx, m); err != nil {
-			return 0, err
+		if err := b.conn.PublishMsg(m); err != nil {
+			return err
 		}
 	}
-	seq, err := parseAnswer(answer.Data)
-	if err == nil && seq != last+uint64(len(changes)) {
+	return nil
+}
+
+func (b *bucket) message(w *write) *nats.Msg {
+	m := &nats.Msg{Subject: b.prefix + w.key, Data: w.value, Header: nats.Header{
+		headerPrevious: {strconv.FormatUint(w.previous, 10)},
+	}}
+	if w.deleted {
+		m.Header[headerOperation] = []string{"DEL"}
+	}
+	return m
+}
+
+// request publishes m and checks that it was acknowledged with sequence seq.
+func (b *bucket) request(ctx context.Context, m *nats.Msg, seq uint64) error {
+	answer, err := b.conn.RequestMsgWithContext(ctx, m)
+	if err != nil {
+		return err
+	}
+	got, err := parseAnswer(answer.Data)
+	if err == nil && got != seq {
 		err = fmt.Errorf("unexpected answer of the server: %s", answer.Data)
 	}
-	return last + 1, err
+	return err
 }
 
 // parseAnswer gives the sequence that the server acknowledges, where it does, or the error that it tells of.

@@ -143,13 +143,12 @@ func (s *Store) commit(batch []*write) {
 // append writes changes to the stream, then to the watermark, then tells the watches.
 func (s *Store) append(changes []*write) error {
 	s.behind = true
-	first, err := s.bucket.publish(s.ctx, changes, s.acked.Last)
-	if err != nil {
+	if err := s.bucket.publish(s.ctx, changes, s.acked.Last); err != nil {
 		return fmt.Errorf("%w: %w", errOutcome, err)
 	}
 	events := make([]store.Event, len(changes))
 	for i, w := range changes {
-		w.revision = first + uint64(i)
+		w.revision = s.acked.Last + 1 + uint64(i)
 		events[i] = store.Event{Entry: store.Entry{Key: w.key, Value: w.value, Revision: w.revision}, Deleted: w.deleted}
 	}
 	return s.acknowledge(events)
