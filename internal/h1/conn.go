@@ -53,6 +53,8 @@ type Conn struct {
 	in     buffer
 	used   bool // it has carried a request
 	idle   bool // it can carry the next one
+	begun  bool // a byte of the last request was sent
+	whole  bool // the last response was read to its end and closed
 	silent bool // what peek found
 	timer  *time.Timer
 	peek   func(fd uintptr) bool
@@ -86,6 +88,12 @@ func (c *Conn) Close() error { return c.conn.Close() }
 
 // Reusable tells whether the connection is at rest and fit for another RoundTrip.
 func (c *Conn) Reusable() bool { return c.idle && c.cause.Load() == nil }
+
+// Begun tells whether the peer may have got anything of the last request.
+func (c *Conn) Begun() bool { return c.begun }
+
+// Complete tells whether the last response was read to its end before it was closed.
+func (c *Conn) Complete() bool { return c.whole }
 
 // Sent is how many bytes of the last request's body the peer's socket has taken, after a switch of
 // protocols how many were written.
@@ -142,6 +150,7 @@ func (c *Conn) reclaim() {
 func (c *Conn) RoundTrip(req *Request, d Deadlines) (*Response, error) {
 	c.sent.Store(0)
 	c.received.Store(0)
+	c.begun, c.whole = false, false
 	if req.wire == nil {
 		if err := c.prepare(req, d); err != nil {
 			return nil, err
@@ -184,6 +193,7 @@ func (x *exchange) begin(req *Request) error {
 	c.used, c.idle = true, false
 	c.active.Store(int64(time.Since(c.born)))
 	n, err := x.write(req.wire)
+	c.begun = n > 0
 	switch {
 	case err == nil && req.small():
 		c.sent.Store(req.ContentLength)

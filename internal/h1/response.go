@@ -219,6 +219,7 @@ func (x *exchange) Close() error {
 	}
 	complete := x.err == io.EOF
 	sent := x.stop(complete)
+	x.c.whole = complete
 	x.c.idle = complete && sent && x.keepAlive && x.c.in.len() == 0
 	x.c.in.free()
 	x.err = http.ErrBodyReadAfterClose

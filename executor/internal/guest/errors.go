@@ -1,0 +1,121 @@
+package guest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"syscall"
+	"time"
+
+	"lambent"
+	"lambent/internal/h1"
+)
+
+// explain says what err means for the caller.
+func (x *call) explain(err error) *lambent.Error {
+	var (
+		told     *lambent.Error
+		body     *h1.BodyError
+		late     *h1.TimeoutError
+		closed   *h1.ClosedError
+		garbage  *h1.ProtocolError
+		unusable *h1.RequestError
+	)
+	switch {
+	case errors.As(err, &told): // the body's own error too
+		return told
+	case x.ctx.Err() != nil && !errors.As(err, &late):
+		return callerLeft(x.ctx)
+	case errors.As(err, &body):
+		return lambent.Errorf(lambent.CodeClientClosed, "the request's body broke off: %w", body.Err)
+	case errors.Is(err, h1.ErrAborted), errors.Is(err, net.ErrClosed):
+		return lambent.Errorf(lambent.CodeClientClosed, "the caller gave the answer up: %w", err)
+	case errors.As(err, &unusable):
+		return lambent.Errorf(lambent.CodeInvalidRequest, "the request cannot be handed to the function: %w", err)
+	case errors.As(err, &late):
+		return x.timeout(late.Which)
+	case errors.As(err, &garbage):
+		return lambent.Errorf(lambent.CodeBadResponse, "the function's answer is not valid HTTP/1.1: %w", err)
+	case errors.Is(err, h1.ErrNotSent), errors.As(err, &closed):
+		return x.broken(err, closed)
+	}
+	return lambent.Errorf(lambent.CodeInternal, "speaking to instance %s: %w", x.client.o.Instance, err)
+}
+
+// broken says what a connection that broke, or could not be made, means.
+func (x *call) broken(err error, closed *h1.ClosedError) *lambent.Error {
+	if closed == nil && !isGone(err) {
+		return lambent.Errorf(lambent.CodeInternal, "connecting to instance %s: %w", x.client.o.Instance, err)
+	}
+	if died := x.client.o.Died(); died != nil {
+		return died
+	}
+	switch {
+	case closed == nil:
+		return lambent.Errorf(lambent.CodeBadResponse, "the function does not accept connections: %w", err)
+	case closed.Answering:
+		return lambent.Errorf(lambent.CodeBadResponse, "the function closed the connection in the middle of its answer")
+	}
+	return lambent.Errorf(lambent.CodeBadResponse, "the function closed the connection without an answer")
+}
+
+// isGone tells whether nobody listens or answers on the other side any more.
+func isGone(err error) bool {
+	for _, gone := range []error{syscall.ECONNREFUSED, syscall.ENOENT, syscall.EPIPE, syscall.ECONNRESET, io.ErrClosedPipe} {
+		if errors.Is(err, gone) {
+			return true
+		}
+	}
+	return false
+}
+
+func (x *call) timeout(which h1.Limit) *lambent.Error {
+	limits := x.client.o.Revision.Settings.Timeouts
+	var code lambent.Code
+	var limit time.Duration
+	var setting, what string
+	switch which {
+	case h1.FirstByte:
+		code, limit, setting, what = lambent.CodeFirstByteTimeout, limits.FirstByte.D(), "first_byte", "did not begin to answer within its first byte timeout of"
+	case h1.Idle:
+		code, limit, setting, what = lambent.CodeIdleTimeout, limits.Idle.D(), "idle", "stood still for its idle timeout of"
+	case h1.Total:
+		code, limit, setting, what = lambent.CodeTotalTimeout, limits.Total.D(), "total", "did not finish within its total timeout of"
+	}
+	return lambent.Errorf(code, "the function %s %s", what, limit).WithHint("raise timeouts.%s in its settings, or make it faster", setting)
+}
+
+// callerLeft is what the end of ctx means: the error that it was ended with, or that the client left.
+func callerLeft(ctx context.Context) *lambent.Error {
+	var told *lambent.Error
+	if cause := context.Cause(ctx); errors.As(cause, &told) {
+		return told
+	}
+	return lambent.Errorf(lambent.CodeClientClosed, "the client left before the answer was complete: %w", context.Cause(ctx))
+}
+
+// readReport reads the error report of a shim, which is to be an error of code.
+func readReport(code lambent.Code, body io.Reader) (*lambent.Error, error) {
+	raw, err := io.ReadAll(io.LimitReader(body, maxReport+1))
+	if err != nil {
+		return nil, err
+	}
+	var report struct {
+		Type    string   `json:"type"`
+		Message string   `json:"message"`
+		Trace   []string `json:"trace"`
+	}
+	if len(raw) > maxReport {
+		return nil, &h1.ProtocolError{Text: fmt.Sprintf("its error report is longer than %d bytes", maxReport)}
+	}
+	if err := json.Unmarshal(raw, &report); err != nil {
+		return nil, &h1.ProtocolError{Text: "its error report is malformed: " + err.Error()}
+	}
+	e := lambent.Errorf(code, "%s: %s", report.Type, report.Message)
+	e.Trace = strings.Join(report.Trace, "\n")
+	return e, nil
+}
