@@ -1,0 +1,207 @@
+// Package executortest proves that a tier keeps the contract of package executor. A tier's test calls Run,
+// and its TestMain calls Crash first.
+package executortest
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"lambent"
+	"lambent/executor"
+)
+
+// Ability is something that not every tier can do.
+type Ability string
+
+// The abilities. Everything else is asked of every tier.
+const (
+	WebSocket   Ability = "websocket"
+	Concurrency Ability = "concurrency" // several requests at a time in one instance
+	CPULimit    Ability = "cpu limit"
+	Processes   Ability = "processes" // functions may start processes, within a limit
+	Files       Ability = "files"     // functions have a read-only root, and a /tmp of their own
+	Users       Ability = "users"     // an instance is a process with a user of its own and without privilege
+	Signals     Ability = "signals"   // Stop with a grace sends SIGTERM, exits tell signals
+	Survival    Ability = "survival"  // instances outlive a crash of their executor and are swept by the next
+	Python      Ability = "python"    // the runtime python3.11
+)
+
+var abilities = []Ability{WebSocket, Concurrency, CPULimit, Processes, Files, Users, Signals, Survival, Python}
+
+// Setup says how to make the executor of a tier.
+type Setup struct {
+	// New makes an executor on a folder. It is called again on the same folder after a crash.
+	New func(dir string) (executor.Executor, error)
+	// Lacks names the abilities that the tier does not have, with the reason. The test of any other runs.
+	Lacks map[Ability]string
+	// Leftovers lists what is on the machine of the instances that were started on a folder: processes,
+	// cgroups, files.
+	Leftovers func(dir string) ([]string, error)
+}
+
+//go:embed testdata/python/*.py
+var pythonCode embed.FS
+
+// kit is what the tests share.
+type kit struct {
+	Setup
+	dir  string // the executor's
+	exec executor.Executor
+	code string // bundle of the Go fixture, whose executable is "fixture"
+}
+
+var tests = []struct {
+	name  string
+	needs Ability
+	run   func(*testing.T, *kit)
+}{
+	{"Echo", "", testEcho},
+	{"Stream", "", testStream},
+	{"WebSocket", WebSocket, testWebSocket},
+	{"Concurrency", Concurrency, testConcurrency},
+	{"Env", "", testEnv},
+	{"Logs", "", testLogs},
+	{"LogsOfManyRequests", Concurrency, testLogsOfManyRequests},
+	{"Timeouts", "", testTimeouts},
+	{"ClientLeaves", "", testClientLeaves},
+	{"MemoryLimit", "", testMemoryLimit},
+	{"CPULimit", CPULimit, testCPULimit},
+	{"PidsLimit", Processes, testPidsLimit},
+	{"NoNetwork", "", testNoNetwork},
+	{"ReadOnly", Files, testReadOnly},
+	{"PrivateTmp", Files, testPrivateTmp},
+	{"Unprivileged", Users, testUnprivileged},
+	{"Exit", "", testExit},
+	{"ExitBySignal", Signals, testExitBySignal},
+	{"StopWithGrace", Signals, testStopWithGrace},
+	{"StartFailures", "", testStartFailures},
+	{"Usage", "", testUsage},
+	{"Python", Python, testPython},
+	{"CloseStopsAll", "", testCloseStopsAll},
+	{"SweepAfterCrash", Survival, testSweepAfterCrash},
+	{"ThousandStarts", "", testThousandStarts},
+}
+
+// Run runs the conformance tests.
+func Run(t *testing.T, s Setup) {
+	for a, why := range s.Lacks {
+		if !slices.Contains(abilities, a) || why == "" {
+			t.Fatalf("the tier lacks %q because %q: no such ability, or no reason", a, why)
+		}
+	}
+	k := &kit{Setup: s, dir: t.TempDir(), code: t.TempDir()}
+	buildFixture(t, k.code)
+	k.exec = k.open(t, k.dir)
+	for _, test := range tests {
+		if why, lacks := s.Lacks[test.needs]; lacks {
+			t.Logf("%s is not asked of this tier: %s", test.name, why)
+			continue
+		}
+		t.Run(test.name, func(t *testing.T) { test.run(t, k) })
+	}
+}
+
+func (k *kit) open(t testing.TB, dir string) executor.Executor {
+	t.Helper()
+	e, err := k.New(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return e
+}
+
+// buildFixture builds the fixture into a bundle that any user can read.
+func buildFixture(t testing.TB, dir string) {
+	t.Helper()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "fixture"), "lambent/executor/executortest/testdata/fixture")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build the fixture: %v\n%s", err, out)
+	}
+}
+
+func revision(t testing.TB, change func(*lambent.Settings)) *lambent.Revision {
+	t.Helper()
+	s := lambent.Settings{Runtime: "go", Handler: "fixture", Memory: 128, Concurrency: 1}
+	if change != nil {
+		change(&s)
+	}
+	s, err := s.Complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lambent.NewRevision("default", "fixture", s, "sha256:"+strings.Repeat("0", 64), "root", time.Now())
+}
+
+// start starts an instance of the fixture that ends with the test.
+func (k *kit) start(t testing.TB, change func(*lambent.Settings)) *running {
+	t.Helper()
+	return k.startCode(t, k.code, change)
+}
+
+func (k *kit) startCode(t testing.TB, code string, change func(*lambent.Settings)) *running {
+	t.Helper()
+	r, err := k.tryStart(t, k.exec, code, change)
+	if err != nil {
+		t.Fatalf("Start: %v\n%s", err, lambent.ErrorOf(err).Trace)
+	}
+	t.Cleanup(func() { r.Stop(0) })
+	return r
+}
+
+func (k *kit) tryStart(t testing.TB, e executor.Executor, code string, change func(*lambent.Settings)) (*running, error) {
+	t.Helper()
+	r := &running{logs: newLogs(), revision: revision(t, change)}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var err error
+	r.Instance, err = e.Start(ctx, executor.Spec{ID: lambent.NewID(), Revision: r.revision, CodeDir: code, Log: r.logs.add})
+	return r, err
+}
+
+// want fails unless err is of that code, and gives it.
+func want(t testing.TB, err error, code lambent.Code, texts ...string) *lambent.Error {
+	t.Helper()
+	if !lambent.HasCode(err, code) {
+		t.Fatalf("got the error %v, want %s", err, code)
+	}
+	e := lambent.ErrorOf(err)
+	for _, text := range texts {
+		if all := fmt.Sprint(e.Message, e.Hint, e.Trace); !strings.Contains(all, text) {
+			t.Errorf("the error %v, with trace %q, does not say %q", e, e.Trace, text)
+		}
+	}
+	return e
+}
+
+// eventually waits for what nothing announces; what is empty when it has come about.
+func eventually(t testing.TB, limit time.Duration, what func() string) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
+	for {
+		left := what()
+		if left == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(left)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}

@@ -1,0 +1,4 @@
+"""A module that cannot be loaded."""
+
+print("loading")
+raise RuntimeError("no luck today")

@@ -1,0 +1,311 @@
+package process
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"lambent"
+	"lambent/executor"
+	"lambent/executor/internal/guest"
+	"lambent/internal/cgroup"
+	"lambent/internal/sandbox"
+)
+
+// deathNotice is how long a broken connection may wait for the news that the process has died: the kernel
+// closes a dying process's sockets a moment before its parent can learn of the death.
+const deathNotice = 500 * time.Millisecond
+
+// instance is one live sandbox. It goes through begun, done and gone: the program runs, the program has
+// ended, nothing is left.
+type instance struct {
+	id       string
+	exec     *Executor
+	revision *lambent.Revision
+	user     int
+	group    *cgroup.Group
+	process  *os.Process
+	control  net.Conn
+	log      *logger
+	guest    *guest.Client
+	phases   lambent.Phases
+	stopping atomic.Bool
+
+	begun chan sandbox.Report // the first report; closed without one when lambent-init ends silently
+	done  chan struct{}
+	gone  chan struct{}
+
+	endOnce sync.Once
+	failure *sandbox.Failure // the program has not begun; set before done is closed
+	exit    lambent.Exit     // set before done is closed
+
+	mu    sync.Mutex // guards usage, which is read from the cgroups until they are removed
+	usage *executor.Usage
+}
+
+var _ executor.Instance = (*instance)(nil)
+
+// watch follows the instance until it is gone.
+func (in *instance) watch() {
+	var readers sync.WaitGroup
+	readers.Go(func() {
+		defer close(in.begun)
+		readReports(in.control, func(r sandbox.Report) {
+			if r.Exec == nil {
+				in.end(r)
+			}
+			select {
+			case in.begun <- r:
+			default: // only the first is waited for
+			}
+		})
+	})
+	in.log.start(&readers)
+	go func() {
+		_, err := in.process.Wait()
+		if err != nil {
+			in.exec.log.Error("cannot wait for an instance", "instance", in.id, "err", err)
+		}
+		// lambent-init has ended, so all inside has, and the pipes and the connection come to their ends.
+		readers.Wait()
+		if last, ok := in.lastReport(); ok {
+			in.end(last)
+		}
+		in.end(sandbox.Report{})
+		in.guest.Close()
+		in.release()
+		in.exec.forget(in)
+		close(in.gone)
+	}()
+}
+
+// end takes the first report of the end for it; an empty one says that lambent-init has ended silently.
+func (in *instance) end(r sandbox.Report) {
+	in.endOnce.Do(func() {
+		switch {
+		case r.Exit != nil:
+			in.exit = lambent.Exit{Code: r.Exit.Code, Signal: r.Exit.Signal}
+		case r.Error != nil:
+			in.failure = r.Error
+			in.exit = lambent.Exit{Err: r.Error.Step + ": " + r.Error.Err}
+		default: // killed with all inside
+			in.exit = lambent.Exit{Signal: "SIGKILL"}
+		}
+		if !in.stopping.Load() {
+			kills, err := in.group.OOMKills()
+			if err != nil {
+				in.exec.log.Error("cannot tell whether an instance exceeded its memory", "instance", in.id, "err", err)
+			}
+			// The kernel may have killed a child of the program, which then gave up by itself.
+			in.exit.OOM = kills > 0 && (in.exit.Signal != "" || in.exit.Code != 0)
+			in.log.platform("exited: " + in.describeExit())
+		}
+		close(in.done)
+	})
+}
+
+func (in *instance) describeExit() string {
+	if in.exit.OOM {
+		return fmt.Sprintf("%s of %d MiB", in.exit, in.revision.Settings.Memory)
+	}
+	return in.exit.String()
+}
+
+// release gives back all that launch took.
+func (in *instance) release() {
+	if in.process != nil && in.control == nil { // half launched: nobody watches it
+		in.process.Kill()
+		in.process.Wait()
+	}
+	if in.control != nil {
+		in.control.Close()
+	}
+	in.log.close()
+	if in.group != nil {
+		cpu, peak, err := in.group.Usage()
+		in.mu.Lock()
+		in.usage = &executor.Usage{CPU: cpu, MemoryPeak: peak}
+		in.mu.Unlock()
+		if err := errors.Join(err, in.group.Remove()); err != nil {
+			in.exec.log.Error("cannot clear away an instance's cgroups", "instance", in.id, "err", err)
+		}
+	}
+	if err := os.RemoveAll(in.exec.path(in.id, "")); err != nil {
+		in.exec.log.Error("cannot clear away an instance's folder", "instance", in.id, "err", err)
+	}
+	if in.user != 0 {
+		in.exec.users.free(in.user)
+	}
+}
+
+// becomeReady waits until the instance has answered that it is ready.
+func (in *instance) becomeReady(ctx context.Context, start int64) error {
+	var begun sandbox.Report
+	select {
+	case begun = <-in.begun:
+	case <-ctx.Done():
+		return in.startError(ctx, nil)
+	}
+	if begun.Exec == nil {
+		<-in.gone // with its last words
+		if in.failure == nil {
+			return sandboxFailed(errors.New("lambent-init ended without a word"))
+		}
+		return in.startError(ctx, nil)
+	}
+	ready, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-in.done:
+			cancel()
+		case <-ready.Done():
+		}
+	}()
+	started, err := in.guest.Ready(ready)
+	if err != nil {
+		return in.startError(ctx, err)
+	}
+	now := monotonic()
+	in.phases[lambent.PhaseSandbox] = time.Duration(begun.Exec.At - start)
+	loading := now
+	if first := started.FirstLine; first > begun.Exec.At && first < now {
+		loading = first
+	}
+	in.phases[lambent.PhaseBoot] = time.Duration(loading - begun.Exec.At)
+	in.phases[lambent.PhaseLoad] = time.Duration(now - loading)
+	return nil
+}
+
+// startError says why a start failed: the process has ended, time is up, or cause, what it answered.
+func (in *instance) startError(ctx context.Context, cause error) error {
+	wait := deathNotice
+	if ctx.Err() != nil {
+		wait = 0
+	}
+	switch told := lambent.ErrorOf(cause); {
+	case told != nil && told.Code == lambent.CodeStartFailed && told.Cause == nil:
+		return told // the shim's own words, before it ends
+	case in.ended(wait):
+		<-in.gone // with its last words
+		switch {
+		case in.failure != nil && in.failure.Step == sandbox.StepExec:
+			return lambent.Errorf(lambent.CodeStartFailed, "the program of handler %q cannot be executed: %s", in.revision.Settings.Handler, in.failure.Err)
+		case in.failure != nil:
+			return sandboxFailed(fmt.Errorf("%s: %s", in.failure.Step, in.failure.Err))
+		case in.exit.OOM:
+			return in.memoryExceeded()
+		}
+		return lambent.Errorf(lambent.CodeStartFailed, "the function's process %s before it was ready", in.exit).
+			WithHint("the last lines of its log are in the trace")
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return lambent.Errorf(lambent.CodeStartTimeout, "the function was not ready within its time to start").
+			WithHint("a server must accept connections on descriptor 3 (LISTEN_FDS); a handler must load sooner")
+	case ctx.Err() != nil:
+		return lambent.ErrorOf(ctx.Err())
+	}
+	return cause
+}
+
+// withTrace adds the last log lines to a failed start's error.
+func (in *instance) withTrace(err error) error {
+	e := lambent.ErrorOf(err)
+	if e.Trace == "" {
+		e.Trace = in.log.lastLines()
+	}
+	return e
+}
+
+func (in *instance) memoryExceeded() *lambent.Error {
+	return lambent.Errorf(lambent.CodeMemoryExceeded, "the function was killed for exceeding its memory limit of %d MiB", in.revision.Settings.Memory).
+		WithHint("raise memory in its settings, or use less; files in /tmp count too")
+}
+
+// ended tells whether the program has ended, or does within wait.
+func (in *instance) ended(wait time.Duration) bool {
+	select {
+	case <-in.done:
+		return true
+	default:
+	}
+	if wait == 0 {
+		return false
+	}
+	select {
+	case <-in.done:
+		return true
+	case <-time.After(wait):
+		return false
+	}
+}
+
+// died says what a request's broken connection means; nil if the instance lives.
+func (in *instance) died() *lambent.Error {
+	if !in.ended(deathNotice) {
+		return nil
+	}
+	if in.exit.OOM {
+		return in.memoryExceeded()
+	}
+	return lambent.Errorf(lambent.CodeInstanceExited, "the function's process %s before its answer was complete", in.exit)
+}
+
+// ID implements executor.Instance.
+func (in *instance) ID() string { return in.id }
+
+// StartPhases implements executor.Instance.
+func (in *instance) StartPhases() lambent.Phases { return in.phases }
+
+// Handle implements executor.Instance.
+func (in *instance) Handle(ctx context.Context, inv *lambent.Invocation, deadline time.Time) (*lambent.Response, error) {
+	return in.guest.Handle(ctx, inv, deadline)
+}
+
+// Stop implements executor.Instance.
+func (in *instance) Stop(grace time.Duration) {
+	in.stopping.Store(true)
+	if grace > 0 {
+		order := sandbox.Order{Stop: true, Grace: grace}
+		if json.NewEncoder(in.control).Encode(order) == nil && in.isGone(grace+time.Second) {
+			return
+		}
+	}
+	// It is PID 1: the kernel kills all inside with it. An error means that it has ended already.
+	_ = in.process.Kill()
+	<-in.gone
+}
+
+func (in *instance) isGone(wait time.Duration) bool {
+	select {
+	case <-in.gone:
+		return true
+	case <-time.After(wait):
+		return false
+	}
+}
+
+// Done implements executor.Instance.
+func (in *instance) Done() <-chan struct{} { return in.done }
+
+// Exit implements executor.Instance.
+func (in *instance) Exit() lambent.Exit {
+	<-in.done
+	return in.exit
+}
+
+// Usage implements executor.Instance.
+func (in *instance) Usage() (executor.Usage, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.usage != nil {
+		return *in.usage, nil
+	}
+	cpu, peak, err := in.group.Usage()
+	return executor.Usage{CPU: cpu, MemoryPeak: peak}, err
+}

@@ -1,0 +1,236 @@
+package process
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"lambent"
+	"lambent/executor"
+	"lambent/executor/internal/guest"
+	"lambent/internal/cgroup"
+	"lambent/internal/sandbox"
+)
+
+const (
+	fileHTTP    = "http"    // the function's socket
+	fileControl = "control" // lambent-init's socket
+	fileExit    = "exit"    // lambent-init's last report
+	fileRoot    = "root"    // where the root is mounted, seen inside only
+)
+
+// loadInit puts lambent-init into a sealed file in memory: it can be executed whatever is mounted noexec,
+// and nobody can change it.
+func loadInit(path string) (*os.File, error) {
+	var raw []byte
+	var err error
+	if path != "" {
+		raw, err = os.ReadFile(path)
+	} else {
+		raw, err = initProgram()
+	}
+	if err != nil {
+		return nil, err
+	}
+	f, err := memoryFile("lambent-init", raw, unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, err
+	}
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func memoryFile(name string, content []byte, flags int) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|flags)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if _, err := f.Write(content); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// launch starts a lambent-init. Nothing is left of it on error.
+func (e *Executor) launch(ctx context.Context, spec executor.Spec, p program) (*instance, error) {
+	in := &instance{
+		id: spec.ID, exec: e, revision: spec.Revision,
+		log:   newLogger(spec),
+		begun: make(chan sandbox.Report, 1), done: make(chan struct{}), gone: make(chan struct{}),
+	}
+	if err := in.launch(ctx, spec, p); err != nil {
+		in.release()
+		return nil, sandboxFailed(err)
+	}
+	in.guest = guest.New(guest.Options{
+		Revision: spec.Revision, Instance: spec.ID,
+		Dial: func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", e.path(spec.ID, fileHTTP))
+		},
+		Begin: in.log.begin, End: in.log.end, Died: in.died,
+	})
+	in.watch()
+	if !e.add(in) {
+		in.Stop(0)
+		return nil, lambent.Errorf(lambent.CodeShuttingDown, "this node is stopping")
+	}
+	return in, nil
+}
+
+func sandboxFailed(err error) error {
+	return lambent.Errorf(lambent.CodeSandboxFailed, "the sandbox could not be made: %w", err).
+		WithHint("lambent doctor tells what this node lacks")
+}
+
+// launch fills in what release undoes.
+func (in *instance) launch(ctx context.Context, spec executor.Spec, p program) (err error) {
+	e, s := in.exec, spec.Revision.Settings
+	if in.user, err = e.users.take(); err != nil {
+		return err
+	}
+	if err := os.Mkdir(e.path(in.id, ""), 0o700); err != nil {
+		return err
+	}
+	if err := os.Mkdir(e.path(in.id, fileRoot), 0o700); err != nil {
+		return err
+	}
+	limits := cgroup.Limits{Memory: int64(s.Memory) << 20, CPU: s.CPU, Pids: s.Pids}
+	if in.group, err = e.tree.Create(in.id, limits); err != nil {
+		return err
+	}
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", e.dir.Fd()))
+	if err != nil {
+		return err
+	}
+	code, err := filepath.Abs(spec.CodeDir)
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(sandbox.Spec{
+		Root: filepath.Join(path, instancesDir, in.id, fileRoot), Code: code, Runtime: p.shim,
+		Hostname: spec.Revision.Function, ID: in.user, TmpBytes: limits.Memory,
+		Argv: p.argv, Env: environment(spec), Filter: e.filter, Join: in.group.JoinFiles(), Orphan: e.orphan,
+	})
+	if err != nil {
+		return err
+	}
+	if err := in.spawn(raw); err != nil {
+		return err
+	}
+	in.control, err = new(net.Dialer).DialContext(ctx, "unix", e.path(in.id, fileControl))
+	return err
+}
+
+// spawn starts lambent-init with the descriptors that sandbox names.
+func (in *instance) spawn(spec []byte) (err error) {
+	var files []*os.File // the child's, in their order
+	defer func() {
+		for _, f := range files {
+			f.Close() // the child has its own
+		}
+	}()
+	add := func(f *os.File, e error) {
+		if e == nil {
+			files = append(files, f)
+		}
+		err = errors.Join(err, e)
+	}
+	add(os.Open(os.DevNull))
+	add(in.log.pipe("stdout"))
+	add(in.log.pipe("stderr"))
+	add(listen(in.exec.path(in.id, fileHTTP), unix.SOMAXCONN))
+	add(listen(in.exec.path(in.id, fileControl), 16))
+	add(memoryFile("spec", spec, 0))
+	add(os.OpenFile(in.exec.path(in.id, fileExit), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600))
+	if err != nil {
+		return err
+	}
+	// The child resolves the path after its descriptors have been arranged, so it names ours.
+	program := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), in.exec.init.Fd())
+	in.process, err = in.group.Start(program, []string{"lambent-init"}, &os.ProcAttr{
+		Dir: "/", Env: []string{}, Files: files,
+		Sys: &syscall.SysProcAttr{
+			Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET,
+			Setsid:     true, // a Ctrl-C at our terminal is for us
+		},
+	})
+	return err
+}
+
+func listen(path string, backlog int) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		return nil, errors.Join(os.NewSyscallError("bind", err), f.Close())
+	}
+	if err := unix.Listen(fd, backlog); err != nil {
+		return nil, errors.Join(os.NewSyscallError("listen", err), f.Close())
+	}
+	return f, nil
+}
+
+// environment is what the function's program gets: what the user says wins over our defaults, and what the
+// platform says of the function over both.
+func environment(spec executor.Spec) []string {
+	r, s := spec.Revision, spec.Revision.Settings
+	env := map[string]string{
+		"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC",
+	}
+	maps.Copy(env, s.Env)
+	maps.Copy(env, map[string]string{
+		"LAMBENT_NAMESPACE": r.Namespace, "LAMBENT_FUNCTION": r.Function, "LAMBENT_REVISION": r.ID,
+		"LAMBENT_INSTANCE": spec.ID, "LAMBENT_MEMORY": strconv.Itoa(s.Memory),
+		"LAMBENT_HANDLER": s.Handler, "LAMBENT_RUNTIME": s.Runtime,
+		"LISTEN_FDS": "1", "LISTEN_FDNAMES": "http",
+	})
+	delete(env, "LISTEN_PID") // lambent-init knows it
+	list := make([]string, 0, len(env))
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		list = append(list, name+"="+env[name])
+	}
+	return list
+}
+
+// readReports gives the lines of lambent-init to f.
+func readReports(r io.Reader, f func(sandbox.Report)) {
+	dec := json.NewDecoder(r)
+	for {
+		var report sandbox.Report
+		if dec.Decode(&report) != nil {
+			return // it has ended, or will be ended
+		}
+		f(report)
+	}
+}
+
+// lastReport is what lambent-init left in the exit file.
+func (in *instance) lastReport() (last sandbox.Report, ok bool) {
+	raw, err := os.ReadFile(in.exec.path(in.id, fileExit))
+	if err != nil {
+		return last, false
+	}
+	readReports(bytes.NewReader(raw), func(r sandbox.Report) { last, ok = r, true })
+	return last, ok
+}

@@ -1,0 +1,233 @@
+package process
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+
+	"lambent"
+	"lambent/executor"
+)
+
+const (
+	maxLine   = 64 << 10 // longer lines are split
+	tailLines = 20
+)
+
+// logger turns what an instance writes into log lines that carry the invocation they belong to.
+//
+// To attribute a line honestly, both pipes are emptied at the border of every invocation, in the goroutine
+// that crosses it: what was written before counts as before. Lock order: pipe.mu, then logger.mu.
+type logger struct {
+	sink  func(lambent.LogLine)
+	line  lambent.LogLine // what all lines share
+	exact bool            // one request at a time, so a line belongs to the one in flight
+	pipes []*pipe
+
+	mu       sync.Mutex // guards what is below
+	inFlight []string
+	tail     []string
+}
+
+func newLogger(spec executor.Spec) *logger {
+	r := spec.Revision
+	return &logger{
+		sink:  spec.Log,
+		line:  lambent.LogLine{Namespace: r.Namespace, Function: r.Function, Revision: r.ID, Instance: spec.ID},
+		exact: r.Settings.Concurrency == 1,
+	}
+}
+
+// pipe makes the pipe of a stream and gives its write end.
+func (l *logger) pipe(stream string) (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := r.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(err, r.Close(), w.Close())
+	}
+	l.pipes = append(l.pipes, &pipe{stream: stream, file: r, raw: raw, log: l})
+	return w, nil
+}
+
+// start reads the pipes to their ends.
+func (l *logger) start(readers *sync.WaitGroup) {
+	for _, p := range l.pipes {
+		readers.Go(p.read)
+	}
+}
+
+func (l *logger) close() {
+	for _, p := range l.pipes {
+		p.file.Close()
+	}
+}
+
+func (l *logger) begin(inv *lambent.Invocation) {
+	l.drain()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.inFlight = append(slices.Clip(l.inFlight), inv.ID) // lines hold the older slices
+}
+
+func (l *logger) end(inv *lambent.Invocation) {
+	l.drain()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.inFlight = slices.DeleteFunc(slices.Clone(l.inFlight), func(id string) bool { return id == inv.ID })
+}
+
+func (l *logger) drain() {
+	for _, p := range l.pipes {
+		p.drain()
+	}
+}
+
+// platform says something of the instance.
+func (l *logger) platform(text string) { l.emit("lambent", text) }
+
+func (l *logger) emit(stream, text string) {
+	line := l.line
+	line.Time, line.Stream, line.Text = time.Now().UTC(), stream, text
+	l.mu.Lock()
+	if l.exact && len(l.inFlight) == 1 {
+		line.Invocation = l.inFlight[0]
+	} else {
+		line.InFlight = l.inFlight
+	}
+	if len(l.tail) == tailLines {
+		l.tail = l.tail[1:]
+	}
+	l.tail = append(l.tail, text)
+	l.mu.Unlock()
+	l.sink(line)
+}
+
+func (l *logger) lastLines() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(l.tail, "\n")
+}
+
+// pipe is one of an instance's output streams.
+type pipe struct {
+	stream string
+	file   *os.File
+	raw    syscall.RawConn
+	log    *logger
+
+	mu   sync.Mutex // held while bytes are on their way to the sink, so that lines keep their order
+	rest []byte     // of a line without its end
+}
+
+// buffers are shared: most pipes are silent most of the time.
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// read takes what comes until the pipe's end.
+func (p *pipe) read() {
+	// The function runs whenever the pipe is readable, until it returns true. An error means that the
+	// pipe was closed under it, after the end of all that could write.
+	_ = p.raw.Read(func(fd uintptr) bool {
+		for {
+			if n, err := p.take(int(fd), maxLine); n <= 0 {
+				return !errors.Is(err, unix.EAGAIN)
+			}
+		}
+	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.flush()
+}
+
+// drain takes what is in the pipe now. When one request is served at a time, the beginning of a line
+// counts as a line.
+func (p *pipe) drain() {
+	_ = p.raw.Control(func(fd uintptr) {
+		waiting, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ) // so that an eager writer cannot hold us
+		for n := 0; err == nil && waiting > 0; waiting -= n {
+			if n, err = p.take(int(fd), waiting); n <= 0 {
+				break
+			}
+		}
+	})
+	if p.log.exact {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.flush()
+	}
+}
+
+// take reads once, at most limit bytes, and emits the lines that are complete.
+func (p *pipe) take(fd, limit int) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	buffer := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buffer)
+	n, err := unix.Read(fd, buffer[:min(limit, len(buffer))])
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Read(fd, buffer[:min(limit, len(buffer))])
+	}
+	if n > 0 {
+		p.split(buffer[:n])
+	}
+	return n, err
+}
+
+func (p *pipe) split(b []byte) {
+	for len(b) > 0 {
+		end := bytes.IndexByte(b, '\n')
+		part := b
+		if end >= 0 {
+			part = b[:end]
+		}
+		for len(p.rest)+len(part) > maxLine {
+			room := maxLine - len(p.rest)
+			p.rest = append(p.rest, part[:room]...)
+			part = part[room:]
+			p.cut()
+		}
+		p.rest = append(p.rest, part...)
+		if end < 0 {
+			return
+		}
+		p.say(p.rest)
+		p.rest = p.rest[:0]
+		b = b[end+1:]
+	}
+}
+
+// cut emits a full rest, but for the bytes of a character that it holds the beginning of.
+func (p *pipe) cut() {
+	at := len(p.rest)
+	for back := 1; back < utf8.UTFMax; back++ {
+		if c := p.rest[len(p.rest)-back]; utf8.RuneStart(c) {
+			if !utf8.FullRune(p.rest[len(p.rest)-back:]) {
+				at -= back
+			}
+			break
+		}
+	}
+	p.say(p.rest[:at])
+	p.rest = append(p.rest[:0], p.rest[at:]...)
+}
+
+func (p *pipe) flush() {
+	if len(p.rest) > 0 {
+		p.say(p.rest)
+		p.rest = p.rest[:0]
+	}
+}
+
+func (p *pipe) say(line []byte) {
+	p.log.emit(p.stream, strings.ToValidUTF8(string(line), "\uFFFD"))
+}

@@ -1,0 +1,77 @@
+package process
+
+import (
+	"strings"
+	"sync"
+	"testing"
+
+	"lambent"
+	"lambent/executor"
+)
+
+// written makes a logger, writes text to its stdout and gives the lines.
+func written(t *testing.T, concurrency int, texts ...string) []string {
+	t.Helper()
+	var mu sync.Mutex
+	var lines []string
+	l := newLogger(executor.Spec{
+		Revision: &lambent.Revision{Settings: lambent.Settings{Concurrency: concurrency}},
+		Log: func(line lambent.LogLine) {
+			mu.Lock()
+			defer mu.Unlock()
+			lines = append(lines, line.Text)
+		},
+	})
+	w, err := l.pipe("stdout")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var readers sync.WaitGroup
+	l.start(&readers)
+	for _, text := range texts {
+		if _, err := w.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Close()
+	readers.Wait()
+	l.close()
+	return lines
+}
+
+func TestLines(t *testing.T) {
+	long := strings.Repeat("x", maxLine)
+	for _, c := range []struct {
+		name  string
+		texts []string
+		want  []string
+	}{
+		{"nothing", nil, nil},
+		{"lines", []string{"a\nb\n\nc\n"}, []string{"a", "b", "", "c"}},
+		{"no end", []string{"a\nb"}, []string{"a", "b"}},
+		{"in pieces", []string{"a", "b", "c\nd", "\n"}, []string{"abc", "d"}},
+		{"just fits", []string{long + "\n"}, []string{long}},
+		{"too long", []string{long + long + "y\n"}, []string{long, long, "y"}},
+		{"split before a character", []string{long[1:] + "é\n"}, []string{long[1:], "é"}},
+		{"not UTF-8", []string{"a\xffb\n"}, []string{"a\uFFFDb"}},
+		{"long and not UTF-8", []string{strings.Repeat("\x80", maxLine+1) + "\n"}, []string{"\uFFFD", "\uFFFD"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := written(t, 2, c.texts...)
+			if strings.Join(got, "|") != strings.Join(c.want, "|") {
+				t.Errorf("%d lines %.200q, want %d lines %.200q", len(got), got, len(c.want), c.want)
+			}
+		})
+	}
+}
+
+func TestLastLines(t *testing.T) {
+	l := newLogger(executor.Spec{Revision: &lambent.Revision{}, Log: func(lambent.LogLine) {}})
+	for i := range 50 {
+		l.platform(strings.Repeat("x", i))
+	}
+	lines := strings.Split(l.lastLines(), "\n")
+	if len(lines) != tailLines || len(lines[0]) != 30 || len(lines[tailLines-1]) != 49 {
+		t.Errorf("the last lines are %q", lines)
+	}
+}

@@ -1,0 +1,254 @@
+package process
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"lambent"
+	"lambent/executor"
+	"lambent/executor/executortest"
+)
+
+// orphanEnv is how long instances outlive the executor that executortest crashes.
+const orphanEnv = "LAMBENT_PROCESS_TEST_ORPHAN"
+
+var setup = executortest.Setup{
+	New: func(dir string) (executor.Executor, error) {
+		orphan, err := time.ParseDuration(os.Getenv(orphanEnv))
+		if err != nil {
+			orphan = 0 // the default
+		}
+		return New(Options{Dir: dir, Orphan: orphan})
+	},
+	Leftovers: leftovers,
+}
+
+func TestMain(m *testing.M) {
+	executortest.Crash(setup)
+	goleak.VerifyTestMain(m)
+}
+
+func TestConformance(t *testing.T) { executortest.Run(t, setup) }
+
+// leftovers lists the cgroups, their processes and the folders of the instances of an executor on dir.
+func leftovers(dir string) ([]string, error) {
+	name, _ := identify(dir)
+	groups, err := filepath.Glob("/sys/fs/cgroup/*/lambent/" + name + "/*/")
+	if err != nil {
+		return nil, err
+	}
+	folders, err := filepath.Glob(filepath.Join(dir, instancesDir, "*"))
+	if err != nil {
+		return nil, err
+	}
+	return append(groups, folders...), nil
+}
+
+func TestOrphansEndThemselves(t *testing.T) {
+	dir, code := t.TempDir(), t.TempDir()
+	executortest.BuildFixture(t, code)
+	executortest.KillOne(t, dir, code, orphanEnv+"=1s")
+	name, _ := identify(dir)
+	processes := func() int {
+		files, err := filepath.Glob("/sys/fs/cgroup/pids/lambent/" + name + "/*/*/cgroup.procs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, file := range files {
+			raw, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += bytes.Count(raw, []byte("\n"))
+		}
+		return n
+	}
+	if n := processes(); n != 6 {
+		t.Errorf("%d processes have survived, want 3 lambent-inits and 3 functions", n)
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for n := processes(); n > 0; n = processes() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d processes are still there", n)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	e, err := New(Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+	if left, err := leftovers(dir); len(left) > 0 || err != nil {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
+// TestNested runs an executor in a daemon that sits in cgroups of its own.
+func TestNested(t *testing.T) {
+	var dirs []string
+	for _, controller := range []string{"memory", "cpu", "pids"} {
+		dir := "/sys/fs/cgroup/" + controller + "/lambent-test-nested"
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			t.Fatal(err)
+		}
+		dirs = append(dirs, dir)
+		t.Cleanup(func() {
+			if err := os.Remove(dir); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	var script strings.Builder
+	for _, dir := range dirs {
+		script.WriteString("echo $$ > " + dir + "/cgroup.procs && ")
+	}
+	script.WriteString("exec /proc/$PPID/exe -test.v -test.run '^TestConformance$/^(Echo|MemoryLimit|PidsLimit|CPULimit)$'")
+	out, err := exec.Command("/bin/sh", "-c", script.String()).CombinedOutput()
+	if err != nil || strings.Count(string(out), "    --- PASS: TestConformance/") != 4 {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestFindings(t *testing.T) {
+	e, err := New(Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	names := []string{}
+	for _, f := range e.Findings() {
+		names = append(names, f.Name)
+		if !f.OK {
+			t.Errorf("%s: %s (%s)", f.Name, f.Detail, f.Hint)
+		}
+	}
+	want := []string{"root", "namespace mount", "namespace pid", "namespace network", "namespace ipc", "namespace uts",
+		"namespace cgroup", "mount_setattr", "seccomp", "cgroup", "runtime go", "runtime python3.11"}
+	if !slices.Equal(names, want) {
+		t.Errorf("found %q, want %q", names, want)
+	}
+}
+
+func TestRoots(t *testing.T) {
+	e, err := New(Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	goRoot, err := e.Root("go")
+	if err != nil || strings.Count(goRoot, "/") != 1 {
+		t.Errorf("go: %q, %v", goRoot, err)
+	}
+	for range 2 {
+		python, err := e.Root("python3.11")
+		if err != nil || !strings.HasPrefix(python, goRoot+"/python3.11=3.11.") {
+			t.Errorf("python3.11: %q, %v", python, err)
+		}
+	}
+	for _, name := range []string{"python3.99", "cobol"} {
+		if _, err := e.Root(name); !lambent.HasCode(err, lambent.CodeTierUnavailable) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got := e.Runtimes(); !slices.Contains(got, "go") || !slices.Contains(got, "python3.11") {
+		t.Errorf("the runtimes are %q", got)
+	}
+}
+
+func TestWithoutRoot(t *testing.T) {
+	e := &Executor{away: refuseUser(1000)}
+	if e.away == nil || refuseUser(0) != nil {
+		t.Fatal("only root may")
+	}
+	if _, err := e.Start(context.Background(), executor.Spec{}); !lambent.HasCode(err, lambent.CodeTierUnavailable) {
+		t.Errorf("Start: %v", err)
+	}
+	if _, err := e.Root("go"); !lambent.HasCode(err, lambent.CodeTierUnavailable) {
+		t.Errorf("Root: %v", err)
+	}
+	if got := e.Runtimes(); len(got) != 0 {
+		t.Errorf("Runtimes: %q", got)
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLongPath makes sockets whose paths are longer than a unix address.
+func TestLongPath(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long/", 40))
+	code := t.TempDir()
+	executortest.BuildFixture(t, code)
+	e, err := New(Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	s, err := lambent.Settings{Runtime: "go", Handler: "fixture"}.Complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := e.Start(t.Context(), executor.Spec{
+		ID: lambent.NewID(), Revision: lambent.NewRevision("default", "long", s, "", "", time.Now()),
+		CodeDir: code, Log: func(lambent.LogLine) {},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.Stop(0)
+}
+
+func TestSandboxFailureNamesTheStep(t *testing.T) {
+	code := t.TempDir()
+	executortest.BuildFixture(t, code)
+	e, err := New(Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	e.filter = bytes.Repeat([]byte{0xff}, 8)
+	s, err := lambent.Settings{Runtime: "go", Handler: "fixture"}.Complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.Start(t.Context(), executor.Spec{
+		ID: lambent.NewID(), Revision: lambent.NewRevision("default", "broken", s, "", "", time.Now()),
+		CodeDir: code, Log: func(lambent.LogLine) {},
+	})
+	if !lambent.HasCode(err, lambent.CodeSandboxFailed) || !strings.Contains(err.Error(), "load the seccomp filter: invalid argument") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestUsers(t *testing.T) {
+	u := newUsers(5)
+	seen := map[int]bool{}
+	for range usersPerNode {
+		id, err := u.take()
+		if err != nil || seen[id] || id < 1<<30+5<<16 || id >= 1<<30+6<<16 {
+			t.Fatalf("%d, %v", id, err)
+		}
+		seen[id] = true
+	}
+	if id, err := u.take(); err == nil {
+		t.Errorf("there is one more user, %d", id)
+	}
+	u.free(1<<30 + 5<<16 + 77)
+	if id, err := u.take(); err != nil || id != 1<<30+5<<16+77 {
+		t.Errorf("%d, %v", id, err)
+	}
+}

@@ -1,0 +1,246 @@
+package cgroup
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"lambent"
+)
+
+func tree(t *testing.T) *Tree {
+	t.Helper()
+	tr, err := Open("test-" + lambent.NewID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tr.Version() != 1 {
+		t.Fatalf("this test is for hosts with version 1, not %d", tr.Version())
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(tr.Sweep(), tr.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return tr
+}
+
+// start runs a shell in the init leaf, which moves the rest of the script into the fn leaf.
+func start(t *testing.T, g *Group, script string) *os.Process {
+	t.Helper()
+	var join strings.Builder
+	for _, file := range g.JoinFiles() {
+		join.WriteString("echo 0 > " + file + "; ")
+	}
+	p, err := g.Start("/bin/sh", []string{"sh", "-c", join.String() + script}, &os.ProcAttr{
+		Files: []*os.File{nil, nil, os.Stderr}, Sys: &syscall.SysProcAttr{},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestVersion1(t *testing.T) {
+	tr := tree(t)
+	g, err := tr.Create("one", Limits{Memory: 64 << 20, CPU: 250, Pids: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{
+		g.file("memory", leafFn, "memory.limit_in_bytes"):       "67108864",
+		g.file("memory", leafFn, "memory.memsw.limit_in_bytes"): "67108864",
+		g.file("memory", leafFn, "memory.swappiness"):           "0",
+		g.file("cpu", leafFn, "cpu.cfs_quota_us"):               "25000",
+		g.file("cpu", leafFn, "cpu.cfs_period_us"):              "100000",
+		g.file("pids", leafFn, "pids.max"):                      "20",
+		g.file("pids", leafInit, "pids.max"):                    "max",
+	} {
+		raw, err := os.ReadFile(file)
+		if got := strings.TrimSpace(string(raw)); got != want || err != nil {
+			t.Errorf("%s is %q, want %q, %v", file, got, want, err)
+		}
+	}
+	if _, err := tr.Create("one", Limits{Memory: 64 << 20, CPU: 250, Pids: 20}); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a second group of that name: %v", err)
+	}
+}
+
+func TestOOM(t *testing.T) {
+	g, err := tree(t).Create("eater", Limits{Memory: 16 << 20, CPU: 1000, Pids: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// tail keeps what has no line end.
+	p := start(t, g, "head -c 100m /dev/zero | tail > /dev/null")
+	if _, err := p.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := g.OOMKills(); n != 1 || err != nil {
+		t.Errorf("%d kills, %v", n, err)
+	}
+	cpu, peak, err := g.Usage()
+	if err != nil || cpu <= 0 || peak < 15<<20 || peak > 16<<20 {
+		t.Errorf("used %v and %d bytes, %v", cpu, peak, err)
+	}
+	if err := g.Remove(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSweep leaves processes in both leaves, and groups that are half made, as a crash does.
+func TestSweep(t *testing.T) {
+	tr := tree(t)
+	g, err := tr.Create("left", Limits{Memory: 64 << 20, CPU: 1000, Pids: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inFn := start(t, g, "exec sleep 600")
+	inInit, err := g.Start("/bin/sleep", []string{"sleep", "600"}, &os.ProcAttr{Sys: &syscall.SysProcAttr{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(tr.dirs["pids"], "half"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	other := tree(t)
+	if _, err := other.Create("neighbour", Limits{Memory: 64 << 20, CPU: 1000, Pids: 20}); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(g.file("pids", leafInit, "cgroup.procs"))
+	if err != nil || !slices.Contains(strings.Fields(string(raw)), strconv.Itoa(inInit.Pid)) {
+		t.Errorf("%d was not born in the init leaf, which holds %q, %v", inInit.Pid, raw, err)
+	}
+	again, err := Open(filepath.Base(tr.folders[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan syscall.Signal, 2)
+	for _, p := range []*os.Process{inFn, inInit} {
+		go func() {
+			state, err := p.Wait()
+			if err != nil {
+				ended <- 0
+				return
+			}
+			ended <- state.Sys().(syscall.WaitStatus).Signal()
+		}()
+	}
+	if err := again.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		select {
+		case sig := <-ended:
+			if sig != syscall.SIGKILL {
+				t.Errorf("a process ended by signal %d", sig)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("a process lives on")
+		}
+	}
+	for _, dir := range tr.folders {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if e.IsDir() {
+				t.Errorf("%s/%s is left", dir, e.Name())
+			}
+		}
+	}
+	if _, err := os.Stat(other.group("neighbour").file("pids", leafFn, "pids.max")); err != nil {
+		t.Errorf("the neighbour's group: %v", err)
+	}
+}
+
+// TestVersion2Files checks what is written and read, in plain folders. That the kernel does what it is
+// asked in these files is not proved here: this host has no such controllers.
+func TestVersion2Files(t *testing.T) {
+	root := t.TempDir()
+	h := hierarchies{2, map[string]string{"memory": root, "cpu": root, "pids": root}}
+	tr, err := h.open("node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := tr.Create("one", Limits{Memory: 64 << 20, CPU: 250, Pids: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const controllers = "+memory +cpu +pids"
+	for file, want := range map[string]string{
+		"cgroup.subtree_control":                  controllers,
+		"lambent/cgroup.subtree_control":          controllers,
+		"lambent/node/cgroup.subtree_control":     controllers,
+		"lambent/node/one/cgroup.subtree_control": controllers,
+		"lambent/node/one/fn/memory.max":          "67108864",
+		"lambent/node/one/fn/memory.oom.group":    "1",
+		"lambent/node/one/fn/cpu.max":             "25000 100000",
+		"lambent/node/one/fn/pids.max":            "20",
+	} {
+		raw, err := os.ReadFile(filepath.Join(root, file))
+		if string(raw) != want || err != nil {
+			t.Errorf("%s is %q, want %q, %v", file, raw, want, err)
+		}
+	}
+	if _, err := os.Stat(g.file("memory", leafFn, "memory.swap.max")); err == nil {
+		t.Error("a file was made that the kernel does not have")
+	}
+	if got := g.JoinFiles(); !slices.Equal(got, []string{filepath.Join(root, "lambent/node/one/fn/cgroup.procs")}) {
+		t.Errorf("a process joins by %v", got)
+	}
+	for file, text := range map[string]string{
+		"memory.events": "low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 1\n",
+		"cpu.stat":      "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\n",
+		"memory.peak":   "4096\n",
+	} {
+		if err := os.WriteFile(g.file("memory", leafFn, file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := g.OOMKills(); n != 2 || err != nil {
+		t.Errorf("%d kills, %v", n, err)
+	}
+	if cpu, peak, err := g.Usage(); cpu != 1500*time.Microsecond || peak != 4096 || err != nil {
+		t.Errorf("used %v and %d bytes, %v", cpu, peak, err)
+	}
+}
+
+func TestDetect(t *testing.T) {
+	const rest = " rw - "
+	for _, c := range []struct {
+		name, mounts string
+		version      int
+		memory, cpu  string
+		fails        bool
+	}{
+		{"pure version 2", "30 1 0:26 / /sys/fs/cgroup" + rest + "cgroup2 cgroup2 rw,nsdelegate\n", 2, "/sys/fs/cgroup", "/sys/fs/cgroup", false},
+		{"hybrid", "30 1 0:26 / /sys/fs/cgroup/unified" + rest + "cgroup2 cgroup2 rw\n" +
+			"31 1 0:27 / /sys/fs/cgroup/memory" + rest + "cgroup cgroup rw,memory\n" +
+			"32 1 0:28 / /sys/fs/cgroup/cpu,cpuacct shared:9" + rest + "cgroup cgroup rw,cpu,cpuacct\n" +
+			"33 1 0:29 / /sys/fs/cgroup/pids" + rest + "cgroup cgroup rw,pids\n" +
+			"34 1 0:30 / /sys/fs/cgroup/systemd" + rest + "cgroup cgroup rw,name=systemd\n", 1, "/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpu,cpuacct", false},
+		{"no memory", "32 1 0:28 / /c/cpu" + rest + "cgroup cgroup rw,cpu,cpuacct\n33 1 0:29 / /c/pids" + rest + "cgroup cgroup rw,pids\n", 0, "", "", true},
+		{"none", "20 1 0:20 / /proc" + rest + "proc proc rw\n", 0, "", "", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "mountinfo")
+			if err := os.WriteFile(file, []byte(c.mounts), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			h, err := detect(file)
+			if c.fails != (err != nil) || h.version != c.version || h.dirs["memory"] != c.memory || h.dirs["cpu"] != c.cpu {
+				t.Errorf("%+v, %v", h, err)
+			}
+		})
+	}
+}
+
