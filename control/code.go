@@ -54,7 +54,7 @@ type Bundle struct {
 type bundleOutput struct{ Body Bundle }
 
 func (s *server) upload(ctx context.Context, in *struct{ Raw }) (*bundleOutput, error) {
-	body, err := inbound.Body(in.w, in.r, -1) // the store of the code has the limit
+	body, end, err := inbound.Body(in.w, in.r, -1) // the store of the code has the limit
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func (s *server) upload(ctx context.Context, in *struct{ Raw }) (*bundleOutput, 
 		return nil, lambent.Errorf(lambent.CodeBundleInvalid, "the bundle is empty").
 			WithHint("send a tar, tar.gz or zip archive as the body")
 	}
-	defer body.Close()
+	defer end()
 	digest, size, err := s.Code.Put(ctx, body)
 	if err != nil {
 		return nil, err

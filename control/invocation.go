@@ -66,7 +66,7 @@ func (s *server) invoke(_ context.Context, in *struct {
 	if !ok {
 		return nil, in.unknown()
 	}
-	body, err := inbound.Body(in.w, in.r, f.Latest.Settings.MaxBody)
+	body, end, err := inbound.Body(in.w, in.r, f.Latest.Settings.MaxBody)
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +76,7 @@ func (s *server) invoke(_ context.Context, in *struct {
 		ContentLength: in.r.ContentLength, Body: body, Trailer: in.r.Trailer,
 	}
 	return &huma.StreamResponse{Body: func(ctx huma.Context) {
+		defer end()
 		r, w := humago.Unwrap(ctx)
 		w.Header().Set(InvocationHeader, inv.ID)
 		resp, err := s.Invoker.Invoke(r.Context(), inv)

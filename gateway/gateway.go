@@ -175,7 +175,8 @@ func validRequestID(id string) bool {
 }
 
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, inv *lambent.Invocation) {
-	body, err := inbound.Body(w, r, inv.Revision.Settings.MaxBody)
+	body, end, err := inbound.Body(w, r, inv.Revision.Settings.MaxBody)
+	defer end()
 	if err != nil {
 		lambent.WriteError(w, lambent.ErrorOf(err))
 		return

@@ -5,6 +5,7 @@ package inbound
 import (
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,18 +15,22 @@ import (
 // Body gives r's body, nil when there is none. It holds at most limit bytes, any number when limit is
 // negative: a longer one is body_too_large, at once when its length was announced and by Read otherwise.
 // A body that breaks off is client_closed. Body also allows the answer to begin before the body has ended.
-func Body(w http.ResponseWriter, r *http.Request, limit int64) (io.ReadCloser, error) {
+//
+// The handler must call end, which is never nil, as the last thing it does and from its own goroutine: what
+// is left of a body that was not read to its end must not be taken for the connection's next request.
+func Body(w http.ResponseWriter, r *http.Request, limit int64) (_ io.ReadCloser, end func(), _ error) {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
-		return nil, nil
+		return nil, func() {}, nil
 	}
 	if limit >= 0 && r.ContentLength > limit {
-		return nil, tooLarge(limit)
+		return nil, func() {}, tooLarge(limit)
 	}
 	rc := http.NewResponseController(w)
 	if err := rc.EnableFullDuplex(); err != nil {
-		return nil, lambent.Errorf(lambent.CodeInternal, "full duplex: %w", err)
+		return nil, func() {}, lambent.Errorf(lambent.CodeInternal, "full duplex: %w", err)
 	}
-	return &body{rc: rc, src: r.Body, limit: limit, left: limit}, nil
+	b := &body{rc: rc, src: r.Body, limit: limit, left: limit}
+	return b, func() { b.finish(w) }, nil
 }
 
 func tooLarge(limit int64) *lambent.Error {
@@ -43,6 +48,7 @@ type body struct {
 	mu     sync.Mutex
 	ended  bool // src has nothing more to give
 	closed bool
+	cut    bool // a deadline ends the reading of the connection
 }
 
 // Read gives the next bytes. To see whether there are more than the limit it asks for one beyond it.
@@ -98,6 +104,31 @@ func (b *body) Close() error {
 		b.closed = true
 		return nil
 	}
-	b.closed = true
+	b.closed, b.cut = true, true
 	return b.rc.SetReadDeadline(time.Unix(1, 0))
+}
+
+// finish has the server close an HTTP/1 connection whose body was cut off. In full duplex the server itself
+// does not see that there is a rest: its attempt to skip it fails by the deadline, and it would read on. The
+// one thing that makes it close a connection once the head is out is a MaxBytesReader that was exceeded; it
+// also gives the client time to read the answer first.
+func (b *body) finish(w http.ResponseWriter) {
+	err := b.Close()
+	b.mu.Lock()
+	cut := b.cut
+	b.mu.Unlock()
+	if !cut {
+		return
+	}
+	if err != nil {
+		panic(http.ErrAbortHandler) // the connection cannot even have a deadline
+	}
+	for {
+		inner, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = inner.Unwrap()
+	}
+	_, _ = http.MaxBytesReader(w, io.NopCloser(strings.NewReader("x")), 0).Read(make([]byte, 1))
 }

@@ -1,13 +1,16 @@
 package inbound_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,7 +53,8 @@ func TestLimit(t *testing.T) {
 		var err error
 		s, c := serve(t, false, func(w http.ResponseWriter, r *http.Request) {
 			got, err = "", nil
-			b, e := inbound.Body(w, r, tt.limit)
+			b, end, e := inbound.Body(w, r, tt.limit)
+			defer end()
 			if b == nil {
 				err = e
 				return
@@ -81,11 +85,12 @@ func TestCloseEndsRead(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		readErr := make(chan error, 1)
 		s, c := serve(t, http2, func(w http.ResponseWriter, r *http.Request) {
-			b, err := inbound.Body(w, r, -1)
+			b, end, err := inbound.Body(w, r, -1)
 			if err != nil {
 				t.Error(err)
 				return
 			}
+			defer end()
 			reading := make(chan struct{})
 			go func() {
 				_, err := b.Read(make([]byte, 1))
@@ -130,11 +135,12 @@ func TestCloseEndsRead(t *testing.T) {
 // Close after the whole body was read must not cancel the request, nor break the connection.
 func TestCloseAfterEnd(t *testing.T) {
 	s, c := serve(t, false, func(w http.ResponseWriter, r *http.Request) {
-		b, err := inbound.Body(w, r, -1)
+		b, end, err := inbound.Body(w, r, -1)
 		if err != nil {
 			t.Error(err)
 			return
 		}
+		defer end()
 		if _, err := io.Copy(io.Discard, b); err != nil {
 			t.Error(err)
 		}
@@ -166,7 +172,8 @@ func TestCloseAfterEnd(t *testing.T) {
 func TestBrokenOff(t *testing.T) {
 	got := make(chan error, 1)
 	s, _ := serve(t, false, func(w http.ResponseWriter, r *http.Request) {
-		b, err := inbound.Body(w, r, -1)
+		b, end, err := inbound.Body(w, r, -1)
+		defer end()
 		if err == nil {
 			_, err = io.ReadAll(b)
 		}
@@ -180,5 +187,78 @@ func TestBrokenOff(t *testing.T) {
 	conn.Close()
 	if err := <-got; !lambent.HasCode(err, lambent.CodeClientClosed) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// The rest of a body that the handler did not read must not become the next request of its connection,
+// whether it came before or after the answer; the client gets the whole answer all the same.
+func TestRestIsNoRequest(t *testing.T) {
+	smuggled := "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+	for _, tt := range []struct {
+		name          string
+		head          string
+		closes, first bool // the handler closes the body; the rest comes with the head
+	}{
+		{name: "length, after", head: fmt.Sprintf("Content-Length: %d\r\n\r\n", 4+len(smuggled))},
+		{name: "length, before", head: fmt.Sprintf("Content-Length: %d\r\n\r\n", 4+len(smuggled)), first: true},
+		{name: "chunked, after", head: fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n", 4+len(smuggled))},
+		{name: "closed", head: fmt.Sprintf("Content-Length: %d\r\n\r\n", 4+len(smuggled)), closes: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var requests atomic.Int32
+			s, _ := serve(t, false, func(w http.ResponseWriter, r *http.Request) {
+				requests.Add(1)
+				b, end, err := inbound.Body(w, r, -1)
+				defer end()
+				if err != nil || b == nil {
+					t.Errorf("%s: body %v, %v", r.URL, b, err)
+					return
+				}
+				if _, err := io.ReadFull(b, make([]byte, 4)); err != nil {
+					t.Error(err)
+				}
+				_, _ = io.WriteString(w, "answer")
+				if err := http.NewResponseController(w).Flush(); err != nil {
+					t.Error(err)
+				}
+				if tt.closes {
+					if err := b.Close(); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+			conn, err := net.Dial("tcp", s.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			request := "POST / HTTP/1.1\r\nHost: x\r\n" + tt.head + "half"
+			if tt.first {
+				request += smuggled
+			}
+			if _, err := io.WriteString(conn, request); err != nil {
+				t.Fatal(err)
+			}
+			in := bufio.NewReader(conn)
+			resp, err := http.ReadResponse(in, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if raw, err := io.ReadAll(resp.Body); string(raw) != "answer" || err != nil {
+				t.Errorf("answer %q, %v", raw, err)
+			}
+			if !tt.first {
+				_, _ = io.WriteString(conn, smuggled) // the server may have closed already
+			}
+			if more, err := io.ReadAll(in); len(more) > 0 {
+				t.Errorf("the connection went on: %q, %v", more, err)
+			}
+			if n := requests.Load(); n != 1 {
+				t.Errorf("%d requests were handled", n)
+			}
+		})
 	}
 }
