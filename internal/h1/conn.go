@@ -1,7 +1,8 @@
 // Package h1 is a lean, strict HTTP/1.1 client for one connection to a peer that is not trusted.
 //
-// It costs about a quarter of what net/http's client does, because the goroutine that asks also writes
-// and reads, deadlines of the socket take the place of timers, and a small request is one write.
+// It adds less than half of what net/http's client adds to the bare writes and reads of a small exchange
+// (BenchmarkRoundTrip), because the goroutine that asks also writes and reads, deadlines of the socket
+// take the place of timers, and a small request is one write.
 //
 // What it sends is valid or refused: nothing in a Request can add a field or a second request. What it
 // takes is strict too (RFC 9112, without the leniencies that section 2.2 and others allow): lines end in

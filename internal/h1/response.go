@@ -64,19 +64,20 @@ func (x *exchange) readHead(req *Request) error {
 	return &ProtocolError{"there are too many 1xx responses before the final one"}
 }
 
+var errStatus = &ProtocolError{"the status line is malformed"}
+
 // parseStatus parses the status line (RFC 9112, section 4). The reason phrase has no meaning; many
 // servers leave it out together with the space before it.
 func parseStatus(line string) (minor byte, status int, err error) {
-	bad := &ProtocolError{"the status line is malformed"}
 	if len(line) < len("HTTP/1.1 200") || line[:7] != "HTTP/1." || line[8] != ' ' || !isText(line) {
-		return 0, 0, bad
+		return 0, 0, errStatus
 	}
 	if minor = line[7]; minor != '0' && minor != '1' {
-		return 0, 0, bad
+		return 0, 0, errStatus
 	}
 	code, rest := line[9:12], line[12:]
 	if !isDigits(code) || code[0] == '0' || rest != "" && rest[0] != ' ' {
-		return 0, 0, bad
+		return 0, 0, errStatus
 	}
 	status, err = strconv.Atoi(code)
 	return minor, status, err
