@@ -82,7 +82,9 @@ func (f files) zip(t *testing.T) *bytes.Reader {
 	var buf bytes.Buffer
 	w := zip.NewWriter(&buf)
 	for name, content := range f {
-		e, err := w.Create(name)
+		h := &zip.FileHeader{Name: name, Method: zip.Deflate}
+		h.SetMode(0o755)
+		e, err := w.CreateHeader(h)
 		if err == nil {
 			_, err = io.WriteString(e, content)
 		}
