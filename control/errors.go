@@ -137,6 +137,8 @@ func (s *server) fault(op huma.Operation, err error) *lambent.Error {
 			WithHint("read it again, then decide")
 	case errors.Is(err, store.ErrFull):
 		e = lambent.Errorf(lambent.CodeStorageFull, "%w", err).WithHint("free some space on the data disk")
+	case errors.Is(err, store.ErrClosed):
+		e = lambent.Errorf(lambent.CodeShuttingDown, "this node is stopping: %w", err)
 	default:
 		e = lambent.ErrorOf(err)
 	}
