@@ -135,6 +135,11 @@ func TestRestart(t *testing.T) {
 	if s.Lost() != 1 {
 		t.Error("a line after Close is not counted")
 	}
+	for _, err := range s.Read(t.Context(), Query{Namespace: "default", Function: "f"}) {
+		if err != errClosed {
+			t.Errorf("reading a closed store: %v", err)
+		}
+	}
 	file := filepath.Join(dir, "default", "f", "00000001.jsonl")
 	info, err := os.Stat(file)
 	if err != nil {
@@ -186,15 +191,14 @@ func TestFollow(t *testing.T) {
 	for r := range readers {
 		begun.Add(1)
 		reading.Go(func() {
-			next, first := -1, true
-			for l, err := range s.Read(t.Context(), Query{Namespace: "default", Function: "f", Tail: 5 * r, Follow: true}) {
+			next := -1
+			for l, err := range s.Read(t.Context(), Query{Namespace: "default", Function: "f", Tail: 1 + 5*r, Follow: true}) {
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				if first {
+				if next < 0 {
 					begun.Done()
-					first = false
 				}
 				var i int
 				fmt.Sscan(l.Text, &i)
@@ -210,22 +214,15 @@ func TestFollow(t *testing.T) {
 			t.Errorf("reader %d: ended at %d", r, next)
 		})
 	}
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
-		begunAll := make(chan struct{})
-		go func() { begun.Wait(); close(begunAll) }()
-		for i := range count {
-			s.Add(line("f", fmt.Sprint(i)))
-			if i == 100 {
-				<-begunAll // nobody misses the start of the rest
-			}
-			if i%200 == 199 {
-				texts(t, s, Query{Function: "f"}) // lets the writer and the readers keep up
-			}
+	for i := range count {
+		s.Add(line("f", fmt.Sprint(i)))
+		if i == 100 {
+			begun.Wait() // the rest is written under the eyes of all
 		}
-	}()
-	<-written
+		if i%200 == 199 {
+			texts(t, s, Query{Function: "f"}) // lets the writer keep up
+		}
+	}
 	reading.Wait()
 }
 

@@ -99,16 +99,29 @@ func (r *reader) history(yield func(lambent.LogLine, error) bool) bool {
 		}
 	}
 	if err != nil {
-		yield(lambent.LogLine{}, err)
+		r.fail(err, yield)
 	}
 	return err == nil
+}
+
+// fail yields err, unless it is only that the store was closed, which ends those who follow.
+func (r *reader) fail(err error, yield func(lambent.LogLine, error) bool) {
+	select {
+	case <-r.store.stop:
+		if r.query.Follow {
+			return
+		}
+		err = errClosed
+	default:
+	}
+	yield(lambent.LogLine{}, err)
 }
 
 // give yields the rest as it is read.
 func (r *reader) give(yield func(lambent.LogLine, error) bool) bool {
 	more, err := r.rest(func(line lambent.LogLine) bool { return yield(line, nil) })
 	if err != nil {
-		yield(lambent.LogLine{}, err)
+		r.fail(err, yield)
 	}
 	return more
 }

@@ -18,7 +18,6 @@ import (
 type Options struct {
 	Dir          string       // made if missing
 	Ring         int          // records in memory; default 16,384
-	Queue        int          // records that may wait to be written; default half of Ring
 	Segments     int          // files; default 8
 	SegmentBytes int64        // size at which the next file begins; default 16 MiB
 	Logger       *slog.Logger // told of losses; default slog.Default()
@@ -26,7 +25,6 @@ type Options struct {
 
 func (o *Options) setDefaults() {
 	o.Ring = or(o.Ring, 16<<10)
-	o.Queue = or(o.Queue, max(1, o.Ring/2))
 	o.Segments = or(o.Segments, 8)
 	o.SegmentBytes = or(o.SegmentBytes, 16<<20)
 	o.Logger = or(o.Logger, slog.Default())
@@ -66,7 +64,7 @@ func Open(opt Options) (*Store, error) {
 	s := &Store{
 		opt:   opt,
 		ring:  make([]atomicRecord, opt.Ring),
-		queue: make(chan *lambent.Record, opt.Queue),
+		queue: make(chan *lambent.Record, opt.Ring/2), // so that a record is in a file before it leaves the ring
 		stop:  make(chan struct{}),
 		files: files,
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -149,7 +150,7 @@ func files(t *testing.T, dir string) []string {
 
 func TestRotation(t *testing.T) {
 	dir := t.TempDir()
-	opt := Options{Dir: dir, Ring: 4, Queue: 16, Segments: 3, SegmentBytes: 1000}
+	opt := Options{Dir: dir, Ring: 8, Segments: 3, SegmentBytes: 1000}
 	var last []*lambent.Record
 	for range 4 { // a batch goes to one file whole, so restarts make the sizes certain
 		s := open(t, opt)
@@ -212,7 +213,8 @@ func TestFullQueue(t *testing.T) {
 
 func TestConcurrent(t *testing.T) {
 	const adders, each = 8, 500
-	s := open(t, Options{Dir: t.TempDir(), Ring: 1 << 10, Queue: adders * each, SegmentBytes: 64 << 10})
+	opt := Options{Dir: t.TempDir(), Ring: 2 * adders * each, Segments: 1000, SegmentBytes: 64 << 10}
+	s := open(t, opt)
 	var wait sync.WaitGroup
 	for a := range adders {
 		wait.Go(func() {
@@ -233,6 +235,7 @@ func TestConcurrent(t *testing.T) {
 	if s.Lost() != 0 {
 		t.Errorf("lost %d", s.Lost())
 	}
+	s = open(t, opt) // the memory is empty now
 	for a := range adders {
 		if got := s.List("default", fmt.Sprint("f", a), each+1); len(got) != each {
 			t.Errorf("f%d: %d records", a, len(got))
@@ -272,9 +275,12 @@ func BenchmarkEncode(b *testing.B) {
 
 // BenchmarkGetMissing looks through a full ring and full files.
 func BenchmarkGetMissing(b *testing.B) {
-	s := open(b, Options{Dir: b.TempDir(), Queue: 1 << 16})
+	s := open(b, Options{Dir: b.TempDir()})
 	for i := range 1 << 16 {
 		s.Add(sample("f", i))
+		for len(s.queue) == cap(s.queue) {
+			runtime.Gosched()
+		}
 	}
 	b.Run("memory", func(b *testing.B) {
 		id := lambent.NewID()
