@@ -111,7 +111,7 @@ func TestRecordOfAFailure(t *testing.T) {
 		wrapped := Wrap(invokerFunc(func(context.Context, *lambent.Invocation) (*lambent.Response, error) {
 			return nil, c.err
 		}), func(r *lambent.Record) { got = append(got, r) })
-		if _, err := wrapped.Invoke(t.Context(), newInvocation("/")); err != c.err {
+		if _, err := wrapped.Invoke(t.Context(), newInvocation("/")); !errors.Is(err, c.err) {
 			t.Errorf("got error %v, want %v", err, c.err)
 		}
 		if len(got) != 1 || got[0].Error.Code != c.code || !strings.HasSuffix(got[0].Error.Trace, c.trace) {

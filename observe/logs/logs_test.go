@@ -3,6 +3,7 @@ package logs
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -136,7 +137,7 @@ func TestRestart(t *testing.T) {
 		t.Error("a line after Close is not counted")
 	}
 	for _, err := range s.Read(t.Context(), Query{Namespace: "default", Function: "f"}) {
-		if err != errClosed {
+		if !errors.Is(err, errClosed) {
 			t.Errorf("reading a closed store: %v", err)
 		}
 	}
