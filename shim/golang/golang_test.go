@@ -1,6 +1,7 @@
 package golang
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -40,8 +41,8 @@ func TestPassedSocket(t *testing.T) {
 	}
 	defer file.Close()
 	serve(t, file, "LISTEN_FDS=1")
-	dial := func(string, string) (net.Conn, error) { return net.Dial("unix", path) }
-	client := &http.Client{Transport: &http.Transport{Dial: dial, DisableKeepAlives: true}}
+	dial := func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }
+	client := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
 	if got := get(t, client, "http://function/"); got != "unix" {
 		t.Errorf("served on %q", got)
 	}

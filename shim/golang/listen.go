@@ -2,6 +2,7 @@ package golang
 
 import (
 	"cmp"
+	"context"
 	"net"
 	"os"
 	"strconv"
@@ -12,7 +13,8 @@ import (
 func Listener() (net.Listener, error) {
 	fds, pid := os.Getenv("LISTEN_FDS"), os.Getenv("LISTEN_PID")
 	if fds == "" || fds == "0" || pid != "" && pid != strconv.Itoa(os.Getpid()) {
-		return net.Listen("tcp", "127.0.0.1:"+cmp.Or(os.Getenv("PORT"), "8000"))
+		address := "127.0.0.1:" + cmp.Or(os.Getenv("PORT"), "8000")
+		return new(net.ListenConfig).Listen(context.Background(), "tcp", address)
 	}
 	file := os.NewFile(3, "listener")
 	defer file.Close()
