@@ -7,13 +7,9 @@
 package gateway
 
 import (
-	"errors"
-	"io"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"lambent"
@@ -194,12 +190,12 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, inv *lambent.Inv
 	}
 	rc := http.NewResponseController(w)
 	if resp.Status == http.StatusSwitchingProtocols {
-		switchProtocols(w, rc, resp, inv.Upgrade)
+		switchProtocols(w, rc, resp, inv)
 		return
 	}
 	writeHead(h, resp)
 	w.WriteHeader(resp.Status)
-	err = copyBody(w, rc, resp)
+	err = copyBody(w, rc, resp, bound{idle: inv.Revision.Settings.Timeouts.Idle.D(), set: rc.SetWriteDeadline})
 	if err == nil {
 		for name, values := range resp.Trailer {
 			h[http.TrailerPrefix+name] = values
@@ -211,90 +207,3 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, inv *lambent.Inv
 	}
 }
 
-func writeHead(h http.Header, resp *lambent.Response) {
-	for name, values := range resp.Header {
-		if name != "X-Request-Id" {
-			h[name] = values
-		}
-	}
-	if resp.ContentLength >= 0 {
-		h["Content-Length"] = []string{strconv.FormatInt(resp.ContentLength, 10)}
-	}
-}
-
-var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
-
-// copyBody streams the answer. It flushes whenever the function pauses, so that what was written arrives.
-func copyBody(w http.ResponseWriter, rc *http.ResponseController, resp *lambent.Response) error {
-	left := resp.ContentLength
-	if left < 0 {
-		if err := rc.Flush(); err != nil {
-			return err
-		}
-	}
-	buf := buffers.Get().(*[32 << 10]byte)
-	defer buffers.Put(buf)
-	for {
-		n, err := resp.Body.Read(buf[:])
-		if n > 0 {
-			if _, werr := w.Write(buf[:n]); werr != nil {
-				return werr
-			}
-			left -= int64(n)
-			if left != 0 && n < len(buf) && err == nil {
-				if ferr := rc.Flush(); ferr != nil {
-					return ferr
-				}
-			}
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// switchProtocols joins the client's connection with the function's until the function ends it or either
-// breaks. A client that ends its side is passed on as that: the function may still answer.
-func switchProtocols(w http.ResponseWriter, rc *http.ResponseController, resp *lambent.Response, protocol string) {
-	up, ok := resp.Body.(lambent.UpgradedBody)
-	if !ok {
-		panic("gateway: status 101 without an UpgradedBody")
-	}
-	defer up.Close()
-	writeHead(w.Header(), resp)
-	conn, rw, err := rc.Hijack()
-	if err != nil {
-		lambent.WriteError(w, lambent.Errorf(lambent.CodeInternal, "cannot switch protocols: %w", err))
-		return
-	}
-	defer conn.Close()
-	h := w.Header()
-	h.Set("Connection", "Upgrade")
-	h.Set("Upgrade", protocol)
-	if _, err := rw.WriteString("HTTP/1.1 101 Switching Protocols\r\n"); err != nil {
-		return
-	}
-	if h.Write(rw) != nil {
-		return
-	}
-	if _, err := rw.WriteString("\r\n"); err != nil || rw.Flush() != nil {
-		return
-	}
-	var up2client sync.WaitGroup
-	up2client.Go(func() {
-		_, err := io.Copy(up, rw.Reader)
-		if err == nil {
-			err = up.CloseWrite()
-		}
-		if err != nil && !errors.Is(err, net.ErrClosed) {
-			up.Close() // ends the other direction
-		}
-	})
-	_, _ = io.Copy(conn, up) // its end, whatever the reason, is the end of both
-	up.Close()
-	conn.Close()
-	up2client.Wait()
-}

@@ -250,6 +250,26 @@ func TestStreamsBothWaysAndTrailers(t *testing.T) {
 	}
 }
 
+// A client that does not read is cut off, and the function's slot is given back.
+func TestClientThatDoesNotRead(t *testing.T) {
+	closed := make(chan struct{})
+	srv := open(t, func(context.Context, *lambent.Invocation) (*lambent.Response, error) {
+		return &lambent.Response{Status: 200, Header: http.Header{}, ContentLength: 1 << 30,
+			Body: readCloser{func(p []byte) (int, error) { return len(p), nil }, func() error { close(closed); return nil }}}, nil
+	}, func(s *lambent.Settings) { s.Timeouts.Idle = lambent.Duration(200 * time.Millisecond) })
+	c, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, "GET /fn/hello HTTP/1.1\r\nHost: x\r\n\r\n")
+	select {
+	case <-closed:
+	case <-time.After(10 * time.Second):
+		t.Error("the answer still waits for its client")
+	}
+}
+
 type readCloser struct {
 	read  func([]byte) (int, error)
 	close func() error
