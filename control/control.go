@@ -15,6 +15,7 @@ import (
 	"iter"
 	"log/slog"
 	"net/http"
+	"net/http/pprof"
 	"reflect"
 	"strings"
 	"time"
@@ -116,6 +117,11 @@ func New(o Options) http.Handler {
 		_, _ = w.Write(spec)
 	})
 	mux.Handle("GET /metrics", o.Metrics)
+	for path, handler := range map[string]http.HandlerFunc{
+		"": pprof.Index, "profile": pprof.Profile, "trace": pprof.Trace, "symbol": pprof.Symbol, "cmdline": pprof.Cmdline,
+	} {
+		mux.HandleFunc("GET /debug/pprof/"+path, handler)
+	}
 
 	outer := http.NewServeMux()
 	outer.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

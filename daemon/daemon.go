@@ -103,7 +103,7 @@ func (n *node) open(ctx context.Context) (err error) {
 		Log:       n.logs.Add,
 		Logger:    n.log,
 	})
-	n.metrics = metric.New(metric.Options{Pools: n.pools})
+	n.metrics = metric.New(metric.Options{Pools: n.pools()})
 	n.invoker = observe.Wrap(n.dispatch, n.records.Add, n.metrics.Add)
 	return n.watch(ctx)
 }
