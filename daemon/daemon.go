@@ -88,10 +88,10 @@ func (n *node) open(ctx context.Context) (err error) {
 	if n.code, err = code.Open(code.Options{Dir: n.cfg.path("code"), Logger: n.log}); err != nil {
 		return err
 	}
-	if n.logs, err = logs.Open(logs.Options{Dir: n.cfg.path("logs")}); err != nil {
+	if n.logs, err = logs.Open(logs.Options{Dir: n.cfg.path("logs"), Logger: n.log}); err != nil {
 		return err
 	}
-	if n.records, err = record.Open(record.Options{Dir: n.cfg.path("records")}); err != nil {
+	if n.records, err = record.Open(record.Options{Dir: n.cfg.path("records"), Logger: n.log}); err != nil {
 		return err
 	}
 	if n.process, err = process.New(process.Options{Dir: n.cfg.path("run"), Logger: n.log}); err != nil {
@@ -103,7 +103,7 @@ func (n *node) open(ctx context.Context) (err error) {
 		Log:       n.logs.Add,
 		Logger:    n.log,
 	})
-	n.metrics = metric.New(metric.Options{Pools: n.pools()})
+	n.metrics = metric.New(metric.Options{Pools: n.pools(), Lost: map[string]func() uint64{"records": n.records.Lost, "log_lines": n.logs.Lost}})
 	n.invoker = observe.Wrap(n.dispatch, n.records.Add, n.metrics.Add)
 	return n.watch(ctx)
 }

@@ -206,4 +206,3 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, inv *lambent.Inv
 		panic(http.ErrAbortHandler)
 	}
 }
-
