@@ -14,10 +14,12 @@ import (
 	"lambent/internal/sandbox"
 )
 
-// setLimits sets what the program inherits. The limits that matter are its cgroups'.
+// setLimits sets what the program inherits. The limits that matter are its cgroups'. A core limit of 0 would
+// not keep a crash from the host's core handler if that is a program, see core(5); 1 does, and suppresses
+// core files too.
 func setLimits() error {
 	for resource, want := range map[int]uint64{
-		unix.RLIMIT_NOFILE: 65536, unix.RLIMIT_CORE: 0, unix.RLIMIT_NICE: 0, unix.RLIMIT_RTPRIO: 0,
+		unix.RLIMIT_NOFILE: 65536, unix.RLIMIT_CORE: 1, unix.RLIMIT_NICE: 0, unix.RLIMIT_RTPRIO: 0,
 		unix.RLIMIT_MEMLOCK: 8 << 20, unix.RLIMIT_MSGQUEUE: 64 << 10,
 	} {
 		var limit unix.Rlimit

@@ -56,7 +56,11 @@ func (l *logger) pipe(stream string) (*os.File, error) {
 	if err != nil {
 		return nil, errors.Join(err, r.Close(), w.Close())
 	}
-	l.pipes = append(l.pipes, &pipe{stream: stream, file: r, raw: raw, log: l})
+	p := &pipe{stream: stream, file: r, raw: raw, log: l}
+	if err := raw.Control(func(fd uintptr) { p.fd = int(fd) }); err != nil {
+		return nil, errors.Join(err, r.Close(), w.Close())
+	}
+	l.pipes = append(l.pipes, p)
 	return w, nil
 }
 
@@ -69,7 +73,10 @@ func (l *logger) start(readers *sync.WaitGroup) {
 
 func (l *logger) close() {
 	for _, p := range l.pipes {
+		p.mu.Lock()
+		p.closed = true
 		p.file.Close()
+		p.mu.Unlock()
 	}
 }
 
@@ -123,11 +130,13 @@ func (l *logger) lastLines() string {
 type pipe struct {
 	stream string
 	file   *os.File
-	raw    syscall.RawConn
+	raw    syscall.RawConn // waits; its Control is too slow for every request
+	fd     int
 	log    *logger
 
-	mu   sync.Mutex // held while bytes are on their way to the sink, so that lines keep their order
-	rest []byte     // of a line without its end
+	mu     sync.Mutex // held while bytes are on their way to the sink, so that lines keep their order
+	closed bool       // fd may be another file by now
+	rest   []byte     // of a line without its end
 }
 
 // buffers are shared: most pipes are silent most of the time.
@@ -137,9 +146,12 @@ var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 func (p *pipe) read() {
 	// The function runs whenever the pipe is readable, until it returns true. An error means that the
 	// pipe was closed under it, after the end of all that could write.
-	_ = p.raw.Read(func(fd uintptr) bool {
+	_ = p.raw.Read(func(uintptr) bool {
 		for {
-			if n, err := p.take(int(fd), maxLine); n <= 0 {
+			p.mu.Lock()
+			n, err := p.take(maxLine)
+			p.mu.Unlock()
+			if n <= 0 {
 				return !errors.Is(err, unix.EAGAIN)
 			}
 		}
@@ -152,30 +164,29 @@ func (p *pipe) read() {
 // drain takes what is in the pipe now. When one request is served at a time, the beginning of a line
 // counts as a line.
 func (p *pipe) drain() {
-	_ = p.raw.Control(func(fd uintptr) {
-		waiting, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ) // so that an eager writer cannot hold us
-		for n := 0; err == nil && waiting > 0; waiting -= n {
-			if n, err = p.take(int(fd), waiting); n <= 0 {
-				break
-			}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	waiting, err := unix.IoctlGetInt(p.fd, unix.TIOCINQ) // so that an eager writer cannot hold us
+	for n := 0; err == nil && waiting > 0; waiting -= n {
+		if n, err = p.take(waiting); n <= 0 {
+			break
 		}
-	})
+	}
 	if p.log.exact {
-		p.mu.Lock()
-		defer p.mu.Unlock()
 		p.flush()
 	}
 }
 
-// take reads once, at most limit bytes, and emits the lines that are complete.
-func (p *pipe) take(fd, limit int) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+// take reads once, at most limit bytes, and emits the lines that are complete. The caller holds mu.
+func (p *pipe) take(limit int) (int, error) {
 	buffer := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buffer)
-	n, err := unix.Read(fd, buffer[:min(limit, len(buffer))])
+	n, err := unix.Read(p.fd, buffer[:min(limit, len(buffer))])
 	for errors.Is(err, unix.EINTR) {
-		n, err = unix.Read(fd, buffer[:min(limit, len(buffer))])
+		n, err = unix.Read(p.fd, buffer[:min(limit, len(buffer))])
 	}
 	if n > 0 {
 		p.split(buffer[:n])

@@ -75,3 +75,21 @@ func TestLastLines(t *testing.T) {
 		t.Errorf("the last lines are %q", lines)
 	}
 }
+
+// BenchmarkBorder is what a request pays for honest log lines when nothing was written.
+func BenchmarkBorder(b *testing.B) {
+	l := newLogger(executor.Spec{Revision: &lambent.Revision{Settings: lambent.Settings{Concurrency: 1}}})
+	for _, stream := range []string{"stdout", "stderr"} {
+		w, err := l.pipe(stream)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer w.Close()
+	}
+	defer l.close()
+	inv := &lambent.Invocation{ID: "id"}
+	for b.Loop() {
+		l.begin(inv)
+		l.end(inv)
+	}
+}

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -36,6 +38,10 @@ var setup = executortest.Setup{
 
 func TestMain(m *testing.M) {
 	executortest.Crash(setup)
+	if os.Getenv(userEnv) != "" {
+		withoutRoot()
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -176,23 +182,39 @@ func TestRoots(t *testing.T) {
 	}
 }
 
+// userEnv makes this test binary the child of TestWithoutRoot.
+const userEnv = "LAMBENT_PROCESS_TEST_USER"
+
 func TestWithoutRoot(t *testing.T) {
-	e := &Executor{away: refuseUser(1000)}
-	if e.away == nil || refuseUser(0) != nil {
-		t.Fatal("only root may")
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), userEnv+"=65534")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
-	if _, err := e.Start(context.Background(), executor.Spec{}); !lambent.HasCode(err, lambent.CodeTierUnavailable) {
-		t.Errorf("Start: %v", err)
+}
+
+// withoutRoot is what TestWithoutRoot proves, told as an exit code.
+func withoutRoot() {
+	check := func(what string, ok bool, got ...any) {
+		if !ok {
+			fmt.Println(what, got)
+			os.Exit(1)
+		}
 	}
-	if _, err := e.Root("go"); !lambent.HasCode(err, lambent.CodeTierUnavailable) {
-		t.Errorf("Root: %v", err)
-	}
-	if got := e.Runtimes(); len(got) != 0 {
-		t.Errorf("Runtimes: %q", got)
-	}
-	if err := e.Close(); err != nil {
-		t.Error(err)
-	}
+	check("Setuid", syscall.Setgid(65534) == nil && syscall.Setuid(65534) == nil)
+	dir, err := os.MkdirTemp("", "lambent-process-test-")
+	check("MkdirTemp", err == nil, err)
+	e, err := New(Options{Dir: dir})
+	check("New", err == nil, err)
+	_, err = e.Start(context.Background(), executor.Spec{})
+	check("Start", lambent.HasCode(err, lambent.CodeTierUnavailable) && strings.Contains(err.Error(), "needs root"), err)
+	_, err = e.Root("go")
+	check("Root", lambent.HasCode(err, lambent.CodeTierUnavailable), err)
+	check("Runtimes", len(e.Runtimes()) == 0, e.Runtimes())
+	found := e.Findings()
+	check("Findings", len(found) == 1 && !found[0].OK && strings.Contains(found[0].Detail, "user 65534"), found)
+	check("Close", e.Close() == nil)
+	check("RemoveAll", os.RemoveAll(dir) == nil)
 }
 
 // TestLongPath makes sockets whose paths are longer than a unix address.

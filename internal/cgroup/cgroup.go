@@ -325,8 +325,8 @@ func (g *Group) kill() error {
 			}
 			for line := range strings.Lines(string(raw)) {
 				pid, err := strconv.Atoi(strings.TrimSpace(line))
-				if err != nil || pid <= 0 {
-					continue // 0 is a process of another pid namespace, which is not ours
+				if err != nil || pid <= 0 || pid == os.Getpid() {
+					continue // 0 is a process that we cannot see; we are there while the thread of Start ends
 				}
 				if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 					return fmt.Errorf("kill %d: %w", pid, err)

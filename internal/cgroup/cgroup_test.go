@@ -42,7 +42,7 @@ func start(t *testing.T, g *Group, script string) *os.Process {
 		join.WriteString("echo 0 > " + file + "; ")
 	}
 	p, err := g.Start("/bin/sh", []string{"sh", "-c", join.String() + script}, &os.ProcAttr{
-		Files: []*os.File{nil, nil, os.Stderr}, Sys: &syscall.SysProcAttr{},
+		Sys: &syscall.SysProcAttr{},
 	})
 	if err != nil {
 		t.Fatal(err)
