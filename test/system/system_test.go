@@ -118,7 +118,9 @@ def handler(event, context):
     if what == "sysexit": sys.exit("bye")
     if what == "garbage": return object()
     if what == "badstatus": return {"statusCode": "many"}
-    if what == "hang": time.sleep(3600)
+    if what == "hang":
+        print("about to hang")
+        time.sleep(3600)
     if what == "eat":
         a = []
         while True: a.append(bytearray(1 << 20))
@@ -156,6 +158,9 @@ def handler(event, context):
 			}
 			n.call("GET", "/fn/bad", nil).want(t, 200, "")
 		})
+	}
+	if lines := n.lines("bad", "about to hang"); len(lines) != 1 || lines[0].Invocation == "" {
+		t.Errorf("what was printed before the kill: %+v", lines)
 	}
 	if lines := n.lines("bad", `raise KeyError("x")`); len(lines) == 0 {
 		t.Error("the stack trace is not in the logs")

@@ -1,5 +1,6 @@
 """Loads the handler, answers readiness, then serves requests one after the other."""
 
+import _io
 import _signal
 import posix
 import select
@@ -203,8 +204,27 @@ def flush():
             pass
 
 
+class Pipe(_io.FileIO):
+    """A pipe whose reader may have gone: that must not cost an answer."""
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
+def output(stream, fd):
+    """Gives stream line by line: a process that is killed, for its time or its memory, must not take along
+    what it printed before."""
+    pipe = _io.BufferedWriter(Pipe(fd, "w", closefd=False))
+    return _io.TextIOWrapper(pipe, stream.encoding, stream.errors, line_buffering=True)
+
+
 def main():
     """Runs the shim: the only entry."""
+    sys.stdout = sys.__stdout__ = output(sys.stdout, 1)
+    sys.stderr = sys.__stderr__ = output(sys.stderr, 2)
     task = posix.getcwd()
     runtime = __file__[: -len("/lambent_shim/server.py")]
     sys.path[:] = [task] + [p for p in sys.path if p not in ("", runtime)]
