@@ -254,7 +254,7 @@ const (
 	crashCode = "LAMBENT_EXECUTORTEST_CODE"
 )
 
-// Crash must be the first call of a tier's TestMain. In a process that StartCrashing began it makes an
+// Crash must be the first call of a tier's TestMain. In a process that KillOne began it makes an
 // executor with three instances and waits to be killed; otherwise it returns at once.
 func Crash(s Setup) {
 	dir := os.Getenv(crashDir)
