@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -115,7 +116,17 @@ func (h hierarchies) open(name string) (*Tree, error) {
 			}
 		}
 	}
-	return t, nil
+	// All groups together weigh as much as two busy threads on every processor. The default is the weight
+	// of one thread on the whole machine: next to a few busy programs every group would starve.
+	return t, t.weigh(filepath.Dir(t.dirs["cpu"]), 2000*runtime.NumCPU())
+}
+
+// weigh sets a folder's share of a contended processor, in thousandths of what an ordinary thread gets.
+func (t *Tree) weigh(dir string, thousandths int) error {
+	if t.version == 2 {
+		return os.WriteFile(filepath.Join(dir, "cpu.weight"), fmt.Append(nil, min(max(1, thousandths/10), 10000)), 0o644)
+	}
+	return os.WriteFile(filepath.Join(dir, "cpu.shares"), fmt.Append(nil, min(max(2, thousandths*1024/1000), 1<<18)), 0o644)
 }
 
 // delegate gives the controllers to the children of a folder of version 2. The kernel refuses it with EBUSY
@@ -191,6 +202,9 @@ func (g *Group) create(l Limits) error {
 				return err
 			}
 		}
+	}
+	if err := g.tree.weigh(filepath.Join(g.tree.dirs["cpu"], g.id), l.CPU); err != nil {
+		return err
 	}
 	quota := int64(cpuPeriod/time.Microsecond) * int64(l.CPU) / 1000
 	period := int64(cpuPeriod / time.Microsecond)

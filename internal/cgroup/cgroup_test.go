@@ -63,6 +63,7 @@ func TestVersion1(t *testing.T) {
 		g.file("cpu", leafFn, "cpu.cfs_quota_us"):               "25000",
 		g.file("cpu", leafFn, "cpu.cfs_period_us"):              "100000",
 		g.file("pids", leafFn, "pids.max"):                      "20",
+		filepath.Join(tr.dirs["cpu"], "one", "cpu.shares"):      "256",
 		g.file("pids", leafInit, "pids.max"):                    "max",
 	} {
 		raw, err := os.ReadFile(file)
@@ -201,6 +202,7 @@ func TestVersion2Files(t *testing.T) {
 	}
 	const controllers = "+memory +cpu +pids"
 	for file, want := range map[string]string{
+		"lambent/node/one/cpu.weight":             "25",
 		"cgroup.subtree_control":                  controllers,
 		"lambent/cgroup.subtree_control":          controllers,
 		"lambent/node/cgroup.subtree_control":     controllers,
