@@ -120,8 +120,8 @@ func (in *instance) describeExit() string {
 // release gives back all that launch took.
 func (in *instance) release() {
 	if in.process != nil && in.control == nil { // half launched: nobody watches it
-		in.process.Kill()
-		in.process.Wait()
+		_ = in.process.Kill() // an error means that it has ended already
+		_, _ = in.process.Wait()
 	}
 	if in.control != nil {
 		in.control.Close()

@@ -242,7 +242,7 @@ func (c *Conn) look(fd uintptr) bool {
 func (c *Conn) HangUp(grace time.Duration) bool {
 	defer c.conn.Close()
 	if half, ok := c.conn.(interface{ CloseWrite() error }); ok {
-		half.CloseWrite() // where it fails the peer has gone, and the read below says so
+		_ = half.CloseWrite() // where it fails the peer has gone, and the read below says so
 	}
 	until := time.Now().Add(grace)
 	page := newPage()

@@ -43,7 +43,7 @@ func cold(ctx context.Context, short bool) (err error) {
 	lost := 0
 	for _, name := range []string{"echo", "hello"} {
 		var total, own, alone []float64
-		var phases [][]float64 = make([][]float64, len(words.Phases{}))
+		phases := make([][]float64, len(words.Phases{}))
 		body := []byte(`{"name":"Ada"}`)
 		for calls := 0; len(total) < n && calls < 3*n; calls++ {
 			var baseline time.Duration

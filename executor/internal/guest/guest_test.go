@@ -533,9 +533,9 @@ func TestTimeouts(t *testing.T) {
 		code     lambent.Code
 		text     string
 	}{
-		"first byte":        {lambent.Timeouts{FirstByte: short}, time.Hour, false, lambent.CodeFirstByteTimeout, "30ms"},
-		"idle":              {lambent.Timeouts{Idle: short}, time.Hour, true, lambent.CodeIdleTimeout, "30ms"},
-		"total, no head":    {lambent.Timeouts{Total: short}, 30 * time.Millisecond, false, lambent.CodeTotalTimeout, "30ms"},
+		"first byte":       {lambent.Timeouts{FirstByte: short}, time.Hour, false, lambent.CodeFirstByteTimeout, "30ms"},
+		"idle":             {lambent.Timeouts{Idle: short}, time.Hour, true, lambent.CodeIdleTimeout, "30ms"},
+		"total, no head":   {lambent.Timeouts{Total: short}, 30 * time.Millisecond, false, lambent.CodeTotalTimeout, "30ms"},
 		"total, in a body": {lambent.Timeouts{Total: short}, 30 * time.Millisecond, true, lambent.CodeTotalTimeout, "30ms"},
 	} {
 		t.Run(name, func(t *testing.T) {
