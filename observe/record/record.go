@@ -146,7 +146,11 @@ func (s *Store) Close() error {
 // reportEvery bounds how often losses are logged.
 const reportEvery = time.Minute
 
-// write appends batches: what came while the batch before was written.
+// gather is how long a batch collects records: a wake-up and a write for each would cost an invocation more
+// than all else that is done to observe it.
+const gather = 50 * time.Millisecond
+
+// write appends batches.
 func (s *Store) write() {
 	var (
 		batch    batch
@@ -159,6 +163,12 @@ func (s *Store) write() {
 		select {
 		case r := <-s.queue:
 			batch.add(r)
+			if len(s.queue) < cap(s.queue)/8 {
+				select {
+				case <-time.After(gather):
+				case <-s.stop:
+				}
+			}
 		case <-s.stop:
 		}
 		batch.fill(s.queue)

@@ -95,7 +95,9 @@ func (l *lambent) deploy(ctx context.Context, dir string, args ...string) error 
 
 // function is the target of a POST of body to a function.
 func (l *lambent) function(name string, body []byte) target {
-	return post("lambent "+name, "tcp", l.host, l.host, "/fn/"+name+"/", body)
+	t := post("lambent "+name, "tcp", l.host, l.host, "/fn/"+name+"/", body)
+	t.pid = l.cmd.Process.Pid
+	return t
 }
 
 // rss is the resident memory of the daemon, in bytes.

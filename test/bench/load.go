@@ -4,9 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -15,11 +18,12 @@ import (
 type target struct {
 	name, network, address string
 	request                []byte
+	pid                    int // of the process whose processor time counts; 0 for none
 }
 
 func post(name, network, address, host, path string, body []byte) target {
 	req := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s", path, host, len(body), body)
-	return target{name, network, address, []byte(req)}
+	return target{name: name, network: network, address: address, request: []byte(req)}
 }
 
 // result is what a load measured.
@@ -28,7 +32,11 @@ type result struct {
 	failed   int
 	elapsed  time.Duration
 	times    []time.Duration // of each request, sorted
+	cpu      time.Duration   // that the target's process used
 }
+
+// perRequest is the processor time of one request; it depends less on what else the machine does than rates do.
+func (r result) perRequest() time.Duration { return r.cpu / time.Duration(max(1, r.requests)) }
 
 func (r result) rate() float64 { return float64(r.requests) / r.elapsed.Seconds() }
 
@@ -49,6 +57,10 @@ func load(ctx context.Context, t target, connections int, d time.Duration) (resu
 	var total result
 	var firstErr error
 	var wg sync.WaitGroup
+	used, err := cpuTime(t.pid)
+	if err != nil {
+		return total, err
+	}
 	began := time.Now()
 	for range connections {
 		wg.Go(func() {
@@ -66,7 +78,30 @@ func load(ctx context.Context, t target, connections int, d time.Duration) (resu
 	wg.Wait()
 	total.elapsed = time.Since(began)
 	slices.Sort(total.times)
-	return total, firstErr
+	after, err := cpuTime(t.pid)
+	total.cpu = after - used
+	return total, errors.Join(firstErr, err)
+}
+
+// cpuTime is what a process has used, in ticks of 10 ms; see proc_pid_stat(5).
+func cpuTime(pid int) (time.Duration, error) {
+	if pid == 0 {
+		return 0, nil
+	}
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(raw), ") ") // behind the name, which may hold spaces
+	fields := strings.Fields(rest)
+	var user, system int64
+	if _, err := fmt.Sscan(fields[11], &user); err != nil {
+		return 0, err
+	}
+	if _, err := fmt.Sscan(fields[12], &system); err != nil {
+		return 0, err
+	}
+	return time.Duration(user+system) * 10 * time.Millisecond, nil
 }
 
 func drive(ctx context.Context, t target, until time.Time) (r result, err error) {

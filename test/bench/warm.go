@@ -55,27 +55,29 @@ func (b *bufferPool) Get() []byte {
 func (b *bufferPool) Put(buf []byte) { b.pool.Put(&buf) }
 
 // startProxy runs serveProxy in a process of its own, as Lambent is one.
-func startProxy(ctx context.Context, socket string) (address string, stop func(), err error) {
+func startProxy(ctx context.Context, socket string, body []byte) (t target, stop func(), err error) {
 	self, err := os.Executable()
 	if err != nil {
-		return "", nil, err
+		return t, nil, err
 	}
 	cmd := exec.CommandContext(ctx, self, proxyCommand, "127.0.0.1:0", socket)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return "", nil, err
+		return t, nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return "", nil, err
+		return t, nil, err
 	}
 	stop = func() { _ = cmd.Process.Kill(); _ = cmd.Wait() } // it serves until then
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		stop()
-		return "", nil, err
+		return t, nil, err
 	}
-	return strings.TrimSpace(line), stop, nil
+	t = post("ReverseProxy", "tcp", strings.TrimSpace(line), "echo", "/", body)
+	t.pid = cmd.Process.Pid
+	return t, stop, nil
 }
 
 // buildEcho builds the program that the benchmarks call.
@@ -109,7 +111,8 @@ func warm(ctx context.Context, short bool) (err error) {
 		return err
 	}
 	defer echo.stop()
-	address, stopProxy, err := startProxy(ctx, echo.socket)
+	body := bytes.Repeat([]byte("lambent "), 8)
+	proxy, stopProxy, err := startProxy(ctx, echo.socket, body)
 	if err != nil {
 		return err
 	}
@@ -122,19 +125,15 @@ func warm(ctx context.Context, short bool) (err error) {
 	if err := l.deploy(ctx, "test/bench/echo", "--name", "echo", "--cpu", "2000"); err != nil {
 		return err
 	}
-	body := bytes.Repeat([]byte("lambent "), 8)
-	targets := []target{
-		post("bare echo", "unix", echo.socket, "echo", "/", body),
-		post("ReverseProxy", "tcp", address, "echo", "/", body),
-		l.function("echo", body),
-	}
+	targets := []target{post("bare echo", "unix", echo.socket, "echo", "/", body), proxy, l.function("echo", body)}
 	rep := newReport("warm")
-	rep.row("connections", "target", "req/s", "p50", "p99", "failed")
+	rep.row("connections", "target", "req/s", "p50", "p99", "CPU/req", "failed")
 	failed := 0
 	for _, connections := range []int{32, 1} {
 		rates := make([][]float64, len(targets))
 		p50s := make([][]float64, len(targets))
 		p99s := make([][]float64, len(targets))
+		cpus := make([][]float64, len(targets))
 		fails := make([]int, len(targets))
 		for round := range rounds + 1 {
 			for i, t := range targets {
@@ -148,12 +147,14 @@ func warm(ctx context.Context, short bool) (err error) {
 				rates[i] = append(rates[i], r.rate())
 				p50s[i] = append(p50s[i], us(r.quantile(0.5)))
 				p99s[i] = append(p99s[i], us(r.quantile(0.99)))
+				cpus[i] = append(cpus[i], us(r.perRequest()))
 				fails[i] += r.failed
 			}
 		}
 		for i, t := range targets {
 			rep.row(fmt.Sprint(connections), t.name, fmt.Sprintf("%.0f", median(rates[i])),
-				fmt.Sprintf("%.0f us", median(p50s[i])), fmt.Sprintf("%.0f us", median(p99s[i])), fmt.Sprint(fails[i]))
+				fmt.Sprintf("%.0f us", median(p50s[i])), fmt.Sprintf("%.0f us", median(p99s[i])),
+				fmt.Sprintf("%.0f us", median(cpus[i])), fmt.Sprint(fails[i]))
 			failed += fails[i]
 		}
 		if connections == 1 {
@@ -163,8 +164,8 @@ func warm(ctx context.Context, short bool) (err error) {
 				added[i] = p50s[2][i] - p50s[0][i]
 				proxied[i] = p50s[1][i] - p50s[0][i]
 			}
-			rep.row("", "added by Lambent", "", fmt.Sprintf("%.0f us", median(added)), "", "")
-			rep.row("", "added by ReverseProxy", "", fmt.Sprintf("%.0f us", median(proxied)), "", "")
+			rep.row("", "added by Lambent", "", fmt.Sprintf("%.0f us", median(added)), "", "", "")
+			rep.row("", "added by ReverseProxy", "", fmt.Sprintf("%.0f us", median(proxied)), "", "", "")
 			rep.atMost("warm_added_latency_ratio", median(added)/median(proxied), "x", 1)
 		} else {
 			ratios := make([]float64, rounds)
@@ -172,6 +173,7 @@ func warm(ctx context.Context, short bool) (err error) {
 				ratios[i] = rates[2][i] / rates[1][i]
 			}
 			rep.atLeast("warm_throughput_ratio", median(ratios), "x", 0.7)
+			rep.atMost("warm_cpu_ratio", median(cpus[2])/median(cpus[1]), "x", 1)
 		}
 	}
 	rep.none("warm_failed", failed)
