@@ -3,9 +3,9 @@ package lambent
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -108,7 +108,8 @@ func (p Phases) Total() time.Duration {
 
 // MarshalJSON writes the phases that took time, in their order.
 func (p Phases) MarshalJSON() ([]byte, error) {
-	out := []byte{'{'}
+	out := make([]byte, 1, 128)
+	out[0] = '{'
 	for i, d := range p {
 		if d == 0 {
 			continue
@@ -116,7 +117,8 @@ func (p Phases) MarshalJSON() ([]byte, error) {
 		if len(out) > 1 {
 			out = append(out, ',')
 		}
-		out = fmt.Appendf(out, "%q:%.3f", phaseNames[i], float64(d)/float64(time.Millisecond))
+		out = append(append(append(out, '"'), phaseNames[i]...), `":`...)
+		out = strconv.AppendFloat(out, float64(d)/float64(time.Millisecond), 'f', 3, 64)
 	}
 	return append(out, '}'), nil
 }
