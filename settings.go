@@ -10,18 +10,18 @@ import (
 // Settings is what a user says about a function beside its code. The zero value of a field means its
 // default, which [Settings.Complete] fills in.
 type Settings struct {
-	Runtime      string            `json:"runtime"`                 // "python3.11", "go", ...; see Runtimes
-	Handler      string            `json:"handler,omitempty"`       // "module.function" (python), path of the executable (go)
+	Runtime      string            `json:"runtime"`                 // "python3.11", "nodejs20", "go", ...; see RuntimeOf
+	Handler      string            `json:"handler,omitempty"`       // "module.function" (python), "module.export" (nodejs; the export default has fetch), path of the executable (go)
 	Tier         string            `json:"tier,omitempty"`          // "process"
 	Memory       int               `json:"memory,omitempty"`        // MiB, 16 to 10240; default 256
 	CPU          int               `json:"cpu,omitempty"`           // thousandths of a core, 10 to 64000; default 1000
 	Pids         int               `json:"pids,omitempty"`          // processes and threads, 8 to 32768; default 256
-	Concurrency  int               `json:"concurrency,omitempty"`   // requests at a time in one instance, 1 to 1000; default 1 for handlers, 100 for servers
+	Concurrency  int               `json:"concurrency,omitempty"`   // requests at a time in one instance, 1 to 1000; default 1 for handlers, 100 for servers and fetch
 	MaxInstances int               `json:"max_instances,omitempty"` // 1 to 1000; default 100
 	Queue        int               `json:"queue,omitempty"`         // requests that may wait, 1 to 100000; default 1000
 	KeepAlive    Duration          `json:"keep_alive,omitempty"`    // how long an idle instance stays; default 10m
 	Timeouts     Timeouts          `json:"timeouts,omitzero"`
-	MaxBody      int64             `json:"max_body,omitempty"` // request body bytes, -1 for no limit; default 6 MiB for handlers, none for servers
+	MaxBody      int64             `json:"max_body,omitempty"` // request body bytes, -1 for no limit; default 6 MiB for handlers, none for servers and fetch
 	Reuse        string            `json:"reuse,omitempty"`    // "always" (default), or "never": a fresh instance for every request
 	Auth         string            `json:"auth,omitempty"`     // "public" or "key"; empty: public while the functions listener is loopback
 	Env          map[string]string `json:"env,omitempty"`      // 4 KiB in all
@@ -32,7 +32,7 @@ type Timeouts struct {
 	Queue     Duration `json:"queue,omitempty"`      // waiting for an instance, its start included; default 30s
 	FirstByte Duration `json:"first_byte,omitempty"` // from hand-over to the response's head; default 30s
 	Idle      Duration `json:"idle,omitempty"`       // between two bytes of a response or stream; default 5m
-	Total     Duration `json:"total,omitempty"`      // from acceptance to the last byte; default 30s for handlers, 24h for servers
+	Total     Duration `json:"total,omitempty"`      // from acceptance to the last byte; default 30s for handlers, 24h for servers and fetch
 }
 
 // The values of Settings.Reuse and Settings.Auth, and the only tier so far.
@@ -57,24 +57,41 @@ type Runtime struct {
 	Server bool
 	// Handler is the default of Settings.Handler.
 	Handler string
+
+	handlers    *regexp.Regexp // what Settings.Handler may be
+	handlerForm string         // the same for people
+	fetch       string         // how handlers end that have fetch, "" when none does
 }
 
-var pythonRE = regexp.MustCompile(`^python3\.[0-9]{1,2}$`)
+// streams tells whether the code of handler takes requests as they are, several at a time, with bodies that stream:
+// a server, or a web-standard fetch. Other handlers get one whole request at a time, as an event. It must be plain
+// from the settings, before any code is loaded, so the name decides.
+func (r Runtime) streams(handler string) bool {
+	return r.Server || r.fetch != "" && strings.HasSuffix(handler, r.fetch)
+}
+
+var (
+	pythonRE = regexp.MustCompile(`^python3\.[0-9]{1,2}$`)
+	nodeRE   = regexp.MustCompile(`^nodejs[0-9]{2}$`)
+)
 
 // RuntimeOf gives the runtime of that name; ok is false where there is none. Whether a node has the
 // interpreter is for its executor to say.
 func RuntimeOf(name string) (rt Runtime, ok bool) {
 	switch {
 	case pythonRE.MatchString(name):
-		return Runtime{Name: name, Handler: "main.handler"}, true
+		return Runtime{Name: name, Handler: "main.handler", handlers: pythonHandlerRE, handlerForm: "handler of the form module.function"}, true
+	case nodeRE.MatchString(name):
+		return Runtime{Name: name, Handler: "index.handler", handlers: nodeHandlerRE, handlerForm: "handler of the form module.export", fetch: ".default"}, true
 	case name == "go":
-		return Runtime{Name: name, Server: true, Handler: "main"}, true
+		return Runtime{Name: name, Server: true, Handler: "main", handlers: pathHandlerRE, handlerForm: "relative path of an executable in the bundle"}, true
 	}
 	return Runtime{}, false
 }
 
 var (
 	pythonHandlerRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$`)
+	nodeHandlerRE   = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_][A-Za-z0-9_-]*)*\.[A-Za-z_$][A-Za-z0-9_$]*$`)
 	pathHandlerRE   = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$`)
 	envNameRE       = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
@@ -84,7 +101,7 @@ var (
 func (s Settings) Complete() (Settings, error) {
 	rt, ok := RuntimeOf(s.Runtime)
 	if !ok {
-		return s, Errorf(CodeInvalidRequest, "runtime: %q is unknown", s.Runtime).WithHint("use python3.11 or go")
+		return s, Errorf(CodeInvalidRequest, "runtime: %q is unknown", s.Runtime).WithHint("use python3.11, nodejs20 or go")
 	}
 	s.Handler = or(s.Handler, rt.Handler)
 	s.Tier = or(s.Tier, TierProcess)
@@ -98,7 +115,7 @@ func (s Settings) Complete() (Settings, error) {
 	s.Timeouts.Queue = or(s.Timeouts.Queue, Duration(30*time.Second))
 	s.Timeouts.FirstByte = or(s.Timeouts.FirstByte, Duration(30*time.Second))
 	s.Timeouts.Idle = or(s.Timeouts.Idle, Duration(5*time.Minute))
-	if rt.Server {
+	if rt.streams(s.Handler) {
 		s.Concurrency = or(s.Concurrency, 100)
 		s.MaxBody = or(s.MaxBody, -1)
 		s.Timeouts.Total = or(s.Timeouts.Total, maxTimeout)
@@ -161,17 +178,15 @@ func (s Settings) check(rt Runtime) error {
 	if s.Auth != "" && s.Auth != AuthPublic && s.Auth != AuthKey {
 		return invalid("auth", "%q is neither %q nor %q", s.Auth, AuthPublic, AuthKey)
 	}
-	if rt.Server {
-		if !pathHandlerRE.MatchString(s.Handler) {
-			return invalid("handler", "%q is no relative path of an executable in the bundle", s.Handler)
+	if !rt.handlers.MatchString(s.Handler) {
+		return invalid("handler", "%q is no %s", s.Handler, rt.handlerForm)
+	}
+	if s.Concurrency != 1 && !rt.streams(s.Handler) {
+		e := Errorf(CodeInvalidRequest, "concurrency: a %s handler serves one request at a time, not %d", s.Runtime, s.Concurrency)
+		if rt.fetch != "" {
+			e.Hint = "a fetch handler may serve several; its name ends in " + rt.fetch
 		}
-	} else {
-		if !pythonHandlerRE.MatchString(s.Handler) {
-			return invalid("handler", "%q is not of the form module.function", s.Handler)
-		}
-		if s.Concurrency != 1 {
-			return invalid("concurrency", "a %s handler serves one request at a time, not %d", s.Runtime, s.Concurrency)
-		}
+		return e
 	}
 	return s.checkEnv()
 }

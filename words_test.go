@@ -94,7 +94,7 @@ func TestErrorOf(t *testing.T) {
 }
 
 func TestSettingsComplete(t *testing.T) {
-	for _, runtime := range []string{"python3.11", "go"} {
+	for _, runtime := range []string{"python3.11", "nodejs20", "go"} {
 		s, err := Settings{Runtime: runtime}.Complete()
 		if err != nil {
 			t.Fatalf("%s: %v", runtime, err)
@@ -130,6 +130,39 @@ func TestSettingsComplete(t *testing.T) {
 		if _, err := s.Complete(); err == nil || !strings.Contains(err.Error(), c.want) || !HasCode(err, CodeInvalidRequest) {
 			t.Errorf("%+v: got %v, want %q", s, err, c.want)
 		}
+	}
+}
+
+func TestFetchHandlersStream(t *testing.T) {
+	for _, c := range []struct {
+		handler     string
+		concurrency int
+		maxBody     int64
+		total       time.Duration
+	}{
+		{"", 1, 6 << 20, 30 * time.Second},
+		{"src/web-app.handler", 1, 6 << 20, 30 * time.Second},
+		{"src/web-app.default", 100, -1, 24 * time.Hour},
+	} {
+		s, err := Settings{Runtime: "nodejs20", Handler: c.handler}.Complete()
+		if err != nil || s.Concurrency != c.concurrency || s.MaxBody != c.maxBody || s.Timeouts.Total.D() != c.total {
+			t.Errorf("%q: %+v, %v", c.handler, s, err)
+		}
+	}
+	if _, err := (Settings{Runtime: "nodejs20", Handler: "index.default", Concurrency: 7}).Complete(); err != nil {
+		t.Error(err)
+	}
+	_, err := Settings{Runtime: "nodejs20", Concurrency: 7}.Complete()
+	if err == nil || !strings.Contains(err.Error(), "its name ends in .default") {
+		t.Error(err)
+	}
+	for _, handler := range []string{"index", "../index.handler", "/index.handler", "a b.c", "index.", "a.b.c"} {
+		if _, err := (Settings{Runtime: "nodejs20", Handler: handler}).Complete(); !HasCode(err, CodeInvalidRequest) {
+			t.Errorf("%q: %v", handler, err)
+		}
+	}
+	if _, err := (Settings{Runtime: "python3.11", Handler: "main.default", Concurrency: 2}).Complete(); err == nil {
+		t.Error("a Python handler named default serves two requests at a time")
 	}
 }
 
