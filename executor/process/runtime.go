@@ -2,28 +2,25 @@ package process
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"io/fs"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"lambent"
 	"lambent/executor"
 	"lambent/internal/sandbox"
+	"lambent/shim/node"
 	"lambent/shim/python"
 )
 
 // program is what an instance runs.
 type program struct {
-	argv []string
-	shim string // folder for sandbox.RuntimeDir, "" for none
+	argv     []string
+	shim     string // folder for sandbox.RuntimeDir, "" for none
+	heapFull string // what it writes to stderr before it aborts because its own limit of memory is met, "" if it has none
 }
 
 func (e *Executor) programOf(spec executor.Spec) (program, error) {
@@ -31,7 +28,7 @@ func (e *Executor) programOf(spec executor.Spec) (program, error) {
 	if s.Runtime == "go" {
 		return program{argv: []string{sandbox.CodeDir + "/" + s.Handler}}, checkExecutable(spec.CodeDir, s.Handler)
 	}
-	interpreter, err := interpreterOf(s.Runtime)
+	interpreter, _, err := e.shims.find(s.Runtime)
 	if err != nil {
 		return program{}, err
 	}
@@ -39,8 +36,13 @@ func (e *Executor) programOf(spec executor.Spec) (program, error) {
 	if err != nil {
 		return program{}, lambent.Errorf(lambent.CodeTierUnavailable, "runtime %s: %w", s.Runtime, err)
 	}
+	if isNode(s.Runtime) {
+		return program{argv: node.Command(interpreter, s.Memory), shim: dir, heapFull: node.HeapFull}, nil
+	}
 	return program{argv: python.Command(interpreter), shim: dir}, nil
 }
+
+func isNode(runtime string) bool { return strings.HasPrefix(runtime, "nodejs") }
 
 // checkExecutable finds out what the kernel's errno would not tell: which file is missing, and why.
 func checkExecutable(codeDir, name string) error {
@@ -64,39 +66,12 @@ func checkExecutable(codeDir, name string) error {
 	return nil
 }
 
-// interpreters are looked for where sandboxes have them: they see nothing but /usr.
-const interpreters = "/usr/bin/"
-
-func interpreterOf(name string) (string, error) {
-	if rt, ok := lambent.RuntimeOf(name); !ok || rt.Server {
-		return "", lambent.Errorf(lambent.CodeTierUnavailable, "the process tier has no runtime %s", name)
-	}
-	path := interpreters + name
-	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
-		return "", lambent.Errorf(lambent.CodeTierUnavailable, "this node has no runtime %s: %s is not there", name, path).
-			WithHint("install %s, or use one of the runtimes that lambent doctor lists", name)
-	}
-	return path, nil
-}
-
 // Runtimes implements executor.Executor.
 func (e *Executor) Runtimes() []string {
 	if e.away != nil {
 		return nil
 	}
-	names := []string{"go"}
-	paths, err := filepath.Glob(interpreters + "python3.*")
-	if err != nil {
-		panic(err) // the pattern is valid
-	}
-	slices.Sort(paths)
-	for _, path := range paths {
-		name := filepath.Base(path)
-		if _, err := interpreterOf(name); err == nil {
-			names = append(names, name)
-		}
-	}
-	return names
+	return append([]string{"go"}, e.shims.runtimes()...)
 }
 
 // Root implements executor.Executor. The identity is the host's system, whose /usr sandboxes see, and the
@@ -109,13 +84,9 @@ func (e *Executor) Root(name string) (string, error) {
 	if name == "go" {
 		return root, nil
 	}
-	interpreter, err := interpreterOf(name)
+	_, version, err := e.shims.find(name)
 	if err != nil {
 		return "", err
-	}
-	version, err := e.shims.version(interpreter)
-	if err != nil {
-		return "", lambent.Errorf(lambent.CodeTierUnavailable, "runtime %s: %w", name, err)
 	}
 	return root + "/" + name + "=" + version, nil
 }
@@ -140,61 +111,3 @@ var system = sync.OnceValue(func() string {
 	}
 	return fields["ID"] + "-" + version
 })
-
-// shims installs the interpreters' shims and asks for their versions, each once.
-type shims struct {
-	dir string
-
-	mu        sync.Mutex // guards what is below; also held while an interpreter works, so that it works once
-	installed map[string]bool
-	versions  map[string]versionOf
-}
-
-// versionOf is a version and the file that it was asked of: an upgrade replaces the file.
-type versionOf struct {
-	file    os.FileInfo
-	version string
-}
-
-func (s *shims) get(name, interpreter string) (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	dir := filepath.Join(s.dir, name)
-	if s.installed[name] {
-		return dir, nil
-	}
-	if err := python.Install(dir, interpreter); err != nil {
-		return "", err
-	}
-	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask
-		return "", err
-	}
-	if s.installed == nil {
-		s.installed = map[string]bool{}
-	}
-	s.installed[name] = true
-	return dir, nil
-}
-
-func (s *shims) version(interpreter string) (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	info, err := os.Stat(interpreter)
-	if err != nil {
-		return "", err
-	}
-	if v, ok := s.versions[interpreter]; ok && os.SameFile(v.file, info) && v.file.ModTime().Equal(info.ModTime()) {
-		return v.version, nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, interpreter, "-ISc", "import sys; print('%d.%d.%d' % sys.version_info[:3])").Output()
-	if err != nil {
-		return "", err
-	}
-	if s.versions == nil {
-		s.versions = map[string]versionOf{}
-	}
-	s.versions[interpreter] = versionOf{info, strings.TrimSpace(string(out))}
-	return s.versions[interpreter].version, nil
-}
