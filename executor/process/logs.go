@@ -20,12 +20,15 @@ import (
 const (
 	maxLine   = 64 << 10 // longer lines are split
 	tailLines = 20
+	maxEnded  = 64
 )
 
 // logger turns what an instance writes into log lines that carry the invocation they belong to.
 //
-// To attribute a line honestly, both pipes are emptied at the border of every invocation, in the goroutine
-// that crosses it: what was written before counts as before. Lock order: pipe.mu, then logger.mu.
+// Where one request is served at a time, both pipes are emptied at the border of every invocation, in the
+// goroutine that crosses it: what was written before counts as before. Where there are several, a line names
+// all that it may belong to: those in flight, and those that have ended since its pipe was last seen empty.
+// Lock order: pipe.mu, then logger.mu.
 type logger struct {
 	sink  func(lambent.LogLine)
 	line  lambent.LogLine // what all lines share
@@ -81,17 +84,57 @@ func (l *logger) close() {
 }
 
 func (l *logger) begin(inv *lambent.Invocation) {
-	l.drain()
+	if l.exact {
+		l.drain()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.inFlight = append(slices.Clip(l.inFlight), inv.ID) // lines hold the older slices
+	l.inFlight = append(l.inFlight, inv.ID)
 }
 
 func (l *logger) end(inv *lambent.Invocation) {
-	l.drain()
+	if l.exact {
+		l.drain()
+	}
+	if l.leave(inv.ID) {
+		l.drain()
+	}
+}
+
+// leave takes an invocation out of those in flight. It tells whether a pipe has to be emptied, because too
+// many have ended since it was.
+func (l *logger) leave(id string) (full bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.inFlight = slices.DeleteFunc(slices.Clone(l.inFlight), func(id string) bool { return id == inv.ID })
+	last := len(l.inFlight) - 1
+	at := slices.Index(l.inFlight, id)
+	l.inFlight[at] = l.inFlight[last]
+	l.inFlight = l.inFlight[:last]
+	for _, p := range l.pipes {
+		if !l.exact {
+			p.ended = append(p.ended, id)
+			full = full || len(p.ended) >= maxEnded
+		}
+	}
+	return full
+}
+
+// endedBy counts those that have ended before a look into p, and forget drops them when the look has shown
+// that nothing of theirs is left in it. The beginning of a line may still be theirs, within reason. Both are
+// for the holder of p.mu.
+func (l *logger) endedBy(p *pipe) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(p.ended)
+}
+
+func (l *logger) forget(p *pipe, count int) {
+	if count == 0 || len(p.rest) > 0 && count < maxEnded {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p.ended = slices.Delete(p.ended, 0, count)
 }
 
 func (l *logger) drain() {
@@ -101,16 +144,20 @@ func (l *logger) drain() {
 }
 
 // platform says something of the instance.
-func (l *logger) platform(text string) { l.emit("lambent", text) }
+func (l *logger) platform(text string) { l.emit("lambent", text, nil) }
 
-func (l *logger) emit(stream, text string) {
+// emit says a line, which came out of p unless it is the platform's.
+func (l *logger) emit(stream, text string, p *pipe) {
 	line := l.line
 	line.Time, line.Stream, line.Text = time.Now().UTC(), stream, text
 	l.mu.Lock()
 	if l.exact && len(l.inFlight) == 1 {
 		line.Invocation = l.inFlight[0]
 	} else {
-		line.InFlight = l.inFlight
+		line.InFlight = slices.Clone(l.inFlight)
+		if p != nil {
+			line.InFlight = append(line.InFlight, p.ended...)
+		}
 	}
 	if len(l.tail) == tailLines {
 		l.tail = l.tail[1:]
@@ -137,6 +184,8 @@ type pipe struct {
 	mu     sync.Mutex // held while bytes are on their way to the sink, so that lines keep their order
 	closed bool       // fd may be another file by now
 	rest   []byte     // of a line without its end
+
+	ended []string // the invocations that have ended since the pipe was last seen empty; guarded by log.mu
 }
 
 // buffers are shared: most pipes are silent most of the time.
@@ -148,10 +197,7 @@ func (p *pipe) read() {
 	// pipe was closed under it, after the end of all that could write.
 	_ = p.raw.Read(func(uintptr) bool {
 		for {
-			p.mu.Lock()
-			n, err := p.take(maxLine)
-			p.mu.Unlock()
-			if n <= 0 {
+			if n, err := p.next(); n <= 0 {
 				return !errors.Is(err, unix.EAGAIN)
 			}
 		}
@@ -159,6 +205,18 @@ func (p *pipe) read() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.flush()
+}
+
+// next takes what a read gives.
+func (p *pipe) next() (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ended := p.log.endedBy(p)
+	n, err := p.take(maxLine)
+	if errors.Is(err, unix.EAGAIN) {
+		p.log.forget(p, ended)
+	}
+	return n, err
 }
 
 // drain takes what is in the pipe now. When one request is served at a time, the beginning of a line
@@ -169,6 +227,7 @@ func (p *pipe) drain() {
 	if p.closed {
 		return
 	}
+	ended := p.log.endedBy(p)
 	waiting, err := unix.IoctlGetInt(p.fd, unix.TIOCINQ) // so that an eager writer cannot hold us
 	for n := 0; err == nil && waiting > 0; waiting -= n {
 		if n, err = p.take(waiting); n <= 0 {
@@ -178,6 +237,7 @@ func (p *pipe) drain() {
 	if p.log.exact {
 		p.flush()
 	}
+	p.log.forget(p, ended)
 }
 
 // take reads once, at most limit bytes, and emits the lines that are complete. The caller holds mu.
@@ -240,5 +300,5 @@ func (p *pipe) flush() {
 }
 
 func (p *pipe) say(line []byte) {
-	p.log.emit(p.stream, strings.ToValidUTF8(string(line), "\uFFFD"))
+	p.log.emit(p.stream, strings.ToValidUTF8(string(line), "\uFFFD"), p)
 }

@@ -1,6 +1,8 @@
 package process
 
 import (
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -63,6 +65,57 @@ func TestLines(t *testing.T) {
 			}
 		})
 	}
+}
+
+// With several requests at a time a line names all that it may belong to: those in flight and those that
+// ended before the pipe was seen empty, and nobody else for ever.
+func TestInFlight(t *testing.T) {
+	lines := make(chan lambent.LogLine, 1000)
+	l := newLogger(executor.Spec{
+		Revision: &lambent.Revision{Settings: lambent.Settings{Concurrency: 10}},
+		Log:      func(line lambent.LogLine) { lines <- line },
+	})
+	w, err := l.pipe("stdout")
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := func(id string) *lambent.Invocation { return &lambent.Invocation{ID: id} }
+	l.begin(call("a"))
+	l.begin(call("b"))
+	if _, err := w.WriteString("by a or b\n"); err != nil {
+		t.Fatal(err)
+	}
+	l.end(call("a"))
+	l.begin(call("c"))
+	var readers sync.WaitGroup
+	l.start(&readers)
+	got := <-lines
+	slices.Sort(got.InFlight)
+	if !slices.Equal(got.InFlight, []string{"a", "b", "c"}) || got.Invocation != "" {
+		t.Errorf("the first line names %v", got.InFlight)
+	}
+	for i := range 10 * maxEnded { // silent ones, of which many come and go
+		id := call(strconv.Itoa(i))
+		l.begin(id)
+		l.end(id)
+	}
+	l.mu.Lock()
+	if n := len(l.pipes[0].ended); n >= maxEnded {
+		t.Errorf("%d ended invocations are remembered", n)
+	}
+	l.mu.Unlock()
+	l.drain()
+	if _, err := w.WriteString("by b or c\n"); err != nil {
+		t.Fatal(err)
+	}
+	got = <-lines
+	slices.Sort(got.InFlight)
+	if !slices.Equal(got.InFlight, []string{"b", "c"}) {
+		t.Errorf("the second line names %v", got.InFlight)
+	}
+	w.Close()
+	readers.Wait()
+	l.close()
 }
 
 func TestLastLines(t *testing.T) {
