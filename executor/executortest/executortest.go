@@ -32,9 +32,10 @@ const (
 	Signals     Ability = "signals"   // Stop with a grace sends SIGTERM, exits tell signals
 	Survival    Ability = "survival"  // instances outlive a crash of their executor and are swept by the next
 	Python      Ability = "python"    // the runtime python3.11
+	Node        Ability = "node"      // a runtime nodejsNN
 )
 
-var abilities = []Ability{WebSocket, Concurrency, CPULimit, Processes, Files, Users, Signals, Survival, Python}
+var abilities = []Ability{WebSocket, Concurrency, CPULimit, Processes, Files, Users, Signals, Survival, Python, Node}
 
 // Setup says how to make the executor of a tier.
 type Setup struct {
@@ -47,8 +48,8 @@ type Setup struct {
 	Leftovers func(dir string) ([]string, error)
 }
 
-//go:embed testdata/python/*.py
-var pythonCode embed.FS
+//go:embed testdata/python/*.py testdata/node/*.js
+var handlerCode embed.FS
 
 // kit is what the tests share.
 type kit struct {
@@ -85,6 +86,7 @@ var tests = []struct {
 	{"StartFailures", "", testStartFailures},
 	{"Usage", "", testUsage},
 	{"Python", Python, testPython},
+	{"Node", Node, testNode},
 	{"CloseStopsAll", "", testCloseStopsAll},
 	{"SweepAfterCrash", Survival, testSweepAfterCrash},
 	{"ThousandStarts", "", testThousandStarts},

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -149,74 +148,6 @@ func (k *kit) left(t testing.TB, dir string) []string {
 		t.Fatal(err)
 	}
 	return left
-}
-
-func testPython(t *testing.T, k *kit) {
-	code := t.TempDir()
-	if err := os.Chmod(code, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"main.py", "broken.py"} {
-		text, err := pythonCode.ReadFile("testdata/python/" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(code, name), text, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	python := func(handler string) func(*lambent.Settings) {
-		return func(s *lambent.Settings) { s.Runtime, s.Handler = "python3.11", handler }
-	}
-	r := k.startCode(t, code, python("main.handler"))
-	if p := r.StartPhases(); p[lambent.PhaseSandbox] <= 0 || p[lambent.PhaseBoot] <= 0 || p[lambent.PhaseLoad] <= 0 {
-		t.Errorf("the start's phases are %v", p)
-	}
-	status, body, err := r.do(request(t, "POST", "/echo", "hello"))
-	if status != 202 || body != "hello" || err != nil {
-		t.Errorf("echo: %d %q, %v", status, body, err)
-	}
-	var env map[string]string
-	if r.into(t, "/env", &env); env["LAMBENT_INSTANCE"] != r.ID() || env["TMPDIR"] != "/tmp" {
-		t.Errorf("the environment is %v", env)
-	}
-	var own map[string]string
-	if r.into(t, "/status", &own); own["CapEff"] != "0000000000000000" || own["Seccomp"] != "2" || own["SigBlk"] != "0000000000000000" {
-		t.Errorf("/proc/self/status is %v", own)
-	}
-	for i := range 10 {
-		before := len(r.logs.all())
-		req := request(t, "GET", fmt.Sprintf("/log?%d", i), "")
-		req.Header.Set("Id", lambent.NewID())
-		if _, _, err := r.do(req); err != nil {
-			t.Fatal(err)
-		}
-		var got []string
-		for _, line := range r.logs.all()[before:] {
-			if line.Invocation != req.Header.Get("Id") {
-				t.Errorf("the line is attributed wrongly: %+v", line)
-			}
-			got = append(got, line.Text)
-		}
-		slices.Sort(got)
-		if want := []string{fmt.Sprintf("err %d", i), fmt.Sprintf("out %d", i)}; !slices.Equal(got, want) {
-			t.Errorf("the lines are %q, want %q", got, want)
-		}
-	}
-	_, _, err = r.get(t, "/raise")
-	want(t, err, lambent.CodeHandlerError, "ValueError", "as asked")
-	_, _, err = r.get(t, "/exit")
-	want(t, err, lambent.CodeInstanceExited, "exited with code 3")
-
-	r = k.startCode(t, code, python("main.handler"))
-	_, _, err = r.get(t, "/eat")
-	if !lambent.HasCode(err, lambent.CodeMemoryExceeded) && !lambent.HasCode(err, lambent.CodeHandlerError) {
-		t.Errorf("eating memory gives %v", err)
-	}
-	_, err = k.tryStart(t, k.exec, code, python("broken.handler"))
-	want(t, err, lambent.CodeStartFailed, "no luck today")
-	_, err = k.tryStart(t, k.exec, code, python("main.nothing"))
-	want(t, err, lambent.CodeStartFailed, "nothing")
 }
 
 func testCloseStopsAll(t *testing.T, k *kit) {

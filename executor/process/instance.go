@@ -103,7 +103,8 @@ func (in *instance) end(r sandbox.Report) {
 				in.exec.log.Error("cannot tell whether an instance exceeded its memory", "instance", in.id, "err", err)
 			}
 			// The kernel may have killed a child of the program, which then gave up by itself.
-			in.exit.OOM = kills > 0 && (in.exit.Signal != "" || in.exit.Code != 0)
+			in.exit.OOM = kills > 0 && (in.exit.Signal != "" || in.exit.Code != 0) ||
+				in.exit.Signal == "SIGABRT" && in.log.heapFull()
 			in.log.platform("exited: " + in.describeExit())
 		}
 		close(in.done)

@@ -77,6 +77,7 @@ func (e *Executor) launch(ctx context.Context, spec executor.Spec, p program) (*
 		log:   newLogger(spec),
 		begun: make(chan sandbox.Report, 1), done: make(chan struct{}), gone: make(chan struct{}),
 	}
+	in.log.fatal = p.heapFull
 	if err := in.launch(ctx, spec, p); err != nil {
 		in.release()
 		return nil, sandboxFailed(err)

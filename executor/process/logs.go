@@ -33,11 +33,13 @@ type logger struct {
 	sink  func(lambent.LogLine)
 	line  lambent.LogLine // what all lines share
 	exact bool            // one request at a time, so a line belongs to the one in flight
+	fatal string          // see program.heapFull
 	pipes []*pipe
 
 	mu       sync.Mutex // guards what is below
 	inFlight []string
 	tail     []string
+	full     bool // fatal was said
 }
 
 func newLogger(spec executor.Spec) *logger {
@@ -163,8 +165,17 @@ func (l *logger) emit(stream, text string, p *pipe) {
 		l.tail = l.tail[1:]
 	}
 	l.tail = append(l.tail, text)
+	l.full = l.full || l.fatal != "" && strings.Contains(text, l.fatal)
 	l.mu.Unlock()
 	l.sink(line)
+}
+
+// heapFull tells whether the program has said, in what it wrote until now, that its heap is full.
+func (l *logger) heapFull() bool {
+	l.drain()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.full
 }
 
 func (l *logger) lastLines() string {

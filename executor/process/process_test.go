@@ -150,7 +150,10 @@ func TestFindings(t *testing.T) {
 		}
 	}
 	want := []string{"root", "namespace mount", "namespace pid", "namespace network", "namespace ipc", "namespace uts",
-		"namespace cgroup", "mount_setattr", "seccomp", "cgroup", "runtime go", "runtime python3.11"}
+		"namespace cgroup", "mount_setattr", "seccomp", "cgroup"}
+	for _, name := range e.Runtimes() {
+		want = append(want, "runtime "+name)
+	}
 	if !slices.Equal(names, want) {
 		t.Errorf("found %q, want %q", names, want)
 	}
@@ -172,13 +175,18 @@ func TestRoots(t *testing.T) {
 			t.Errorf("python3.11: %q, %v", python, err)
 		}
 	}
-	for _, name := range []string{"python3.99", "cobol"} {
+	runtimes := e.Runtimes()
+	if len(runtimes) < 3 || runtimes[0] != "go" || !slices.Contains(runtimes, "python3.11") {
+		t.Errorf("the runtimes are %q", runtimes)
+	}
+	js := runtimes[len(runtimes)-1]
+	if root, err := e.Root(js); err != nil || !strings.HasPrefix(root, goRoot+"/"+js+"="+strings.TrimPrefix(js, "nodejs")+".") {
+		t.Errorf("%s: %q, %v", js, root, err)
+	}
+	for _, name := range []string{"python3.99", "nodejs99", "cobol"} {
 		if _, err := e.Root(name); !lambent.HasCode(err, lambent.CodeTierUnavailable) {
 			t.Errorf("%s: %v", name, err)
 		}
-	}
-	if got := e.Runtimes(); !slices.Contains(got, "go") || !slices.Contains(got, "python3.11") {
-		t.Errorf("the runtimes are %q", got)
 	}
 }
 

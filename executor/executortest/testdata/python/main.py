@@ -20,6 +20,10 @@ def handler(event, context):
         os._exit(3)
     if path == "/eat":
         return len(bytearray(1 << 30))
+    if path == "/grow":
+        everything = []
+        while True:
+            everything.append(bytearray(1 << 20))
     if path == "/status":
         with open("/proc/self/status") as f:
             return {name: value.strip() for name, _, value in (line.partition(":") for line in f)}

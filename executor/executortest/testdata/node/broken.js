@@ -1,0 +1,3 @@
+// A module that cannot be loaded.
+console.log('loading');
+throw new Error('no luck today');
