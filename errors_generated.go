@@ -17,7 +17,7 @@ const (
 	CodeNotFound Code = "not_found"
 	// CodeMethodNotAllowed: The path exists, but not for this method.
 	CodeMethodNotAllowed Code = "method_not_allowed"
-	// CodeConflict: The resource changed since it was read.
+	// CodeConflict: The resource changed since it was read, or must not be changed like this.
 	CodeConflict Code = "conflict"
 	// CodeBundleInvalid: The code bundle cannot be used: broken archive, path or link that leaves it, missing entry.
 	CodeBundleInvalid Code = "bundle_invalid"

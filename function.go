@@ -22,6 +22,18 @@ type Function struct {
 	// Latest is what the alias "latest" points to. It is kept whole inside the function, so that one
 	// atomic write moves traffic and one read tells how to serve it.
 	Latest *Revision `json:"latest"`
+	// Previous is the id of the revision that was Latest before, which a rollback goes back to.
+	Previous string `json:"previous,omitempty"`
+}
+
+// Alias gives f's alias "latest".
+func (f *Function) Alias() *Alias {
+	a := &Alias{Namespace: f.Namespace, Function: f.Name, Name: LatestAlias, Version: f.Version, Updated: f.Updated,
+		Targets: []Target{{f.Latest, 1}}}
+	if f.Previous != "" {
+		a.Previous = []Weight{{f.Previous, 1}}
+	}
+	return a
 }
 
 // Revision is an immutable snapshot of a function: its settings and the digest of its code.

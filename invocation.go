@@ -29,6 +29,7 @@ const (
 // Invocation is one call: an HTTP request, what it is for, and how it went.
 type Invocation struct {
 	ID       string // UUIDv7
+	Alias    string // by which Revision was chosen
 	Revision *Revision
 	Trigger  string
 	Accepted time.Time // when the door had the request's head

@@ -10,6 +10,7 @@ type Record struct {
 	ID        string    `json:"id"`
 	Namespace string    `json:"namespace"`
 	Function  string    `json:"function"`
+	Alias     string    `json:"alias,omitempty"` // by which the revision was chosen
 	Revision  string    `json:"revision"`
 	Trigger   string    `json:"trigger"`
 	Accepted  time.Time `json:"accepted"`

@@ -5,7 +5,8 @@
 //   - Everything but /healthz needs the key: the check wraps the whole API, so a new route is closed.
 //   - Every error, also of the router and of validation, has the one format of [lambent.WriteError].
 //   - A deploy that failed has changed nothing that serves; a deploy that returned is what serves next.
-//   - Of two concurrent writes to one function one wins and the other gets conflict.
+//   - Of two concurrent writes to one function or alias one wins and the other gets conflict.
+//   - An alias refers to revisions of its function only, and to none that has not been ready.
 package control
 
 import (
@@ -36,9 +37,9 @@ type Options struct {
 	Executor  Runtimes
 	// Ready starts an instance of the revision and keeps it warm; the error says why it is not ready.
 	Ready func(ctx context.Context, r *lambent.Revision) (lambent.Phases, error)
-	// Applied returns when this node routes by the store's revision: no request that is sent after it
-	// returned meets an older one.
-	Applied  func(ctx context.Context, revision uint64) error
+	// Applied returns when this node routes by what key holds at the store's revision: no request that is
+	// sent after it returned meets what was there before.
+	Applied  func(ctx context.Context, key string, revision uint64) error
 	Invoker  lambent.Invoker
 	Records  Records
 	Logs     Logs
@@ -51,9 +52,11 @@ type Options struct {
 	Logger       *slog.Logger
 }
 
-// Functions is this node's view of the functions, in memory.
+// Functions is this node's view of the functions and their aliases, in memory.
 type Functions interface {
 	Lookup(namespace, name string) (*lambent.Function, bool)
+	// Alias gives an alias of a function that is there, but for latest.
+	Alias(namespace, name, alias string) (*lambent.Alias, bool)
 	// Names gives the namespace and name of every function, in no order.
 	Names() iter.Seq2[string, string]
 }
@@ -62,6 +65,8 @@ type Functions interface {
 type Code interface {
 	Put(ctx context.Context, r io.Reader) (digest string, size int64, err error)
 	Has(digest string) bool
+	// Open gives a bundle as the tar that it is kept as.
+	Open(digest string) (io.ReadCloser, error)
 }
 
 // Runtimes tells what an executor can run; see executor.Executor.
@@ -104,6 +109,7 @@ func New(o Options) http.Handler {
 	mux := http.NewServeMux()
 	s := &server{Options: o, api: humago.New(mux, config(o.Version))}
 	s.functionRoutes()
+	s.aliasRoutes()
 	s.codeRoutes()
 	s.invocationRoutes()
 	s.systemRoutes()

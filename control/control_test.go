@@ -502,17 +502,22 @@ func TestOpenAPI(t *testing.T) {
 	}
 	function := "/v1/namespaces/{namespace}/functions/{name}"
 	want := map[string][]string{
-		function:                     {"delete", "get", "put"},
-		function + "/revisions":      {"get"},
-		function + "/revisions/{id}": {"get"},
-		function + "/invocations":    {"post"},
-		function + "/logs":           {"get"},
-		"/v1/functions":              {"get"},
-		"/v1/code":                   {"post", "put"},
-		"/v1/code/{digest}":          {"head"},
-		"/v1/invocations":            {"get"},
-		"/v1/invocations/{id}":       {"get"},
-		"/v1/system":                 {"get"},
+		function:                      {"delete", "get", "put"},
+		function + "/revisions":       {"get"},
+		function + "/revisions/{id}":  {"get"},
+		function + "/invocations":     {"post"},
+		function + "/logs":            {"get"},
+		function + "/aliases":         {"get"},
+		function + "/aliases/{alias}": {"delete", "get", "put"},
+		function + "/publish":         {"post"},
+		function + "/rollback":        {"post"},
+		function + "/diff":            {"get"},
+		"/v1/functions":               {"get"},
+		"/v1/code":                    {"post", "put"},
+		"/v1/code/{digest}":           {"head"},
+		"/v1/invocations":             {"get"},
+		"/v1/invocations/{id}":        {"get"},
+		"/v1/system":                  {"get"},
 	}
 	ids := map[string]bool{}
 	for path, methods := range want {

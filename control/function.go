@@ -68,28 +68,26 @@ type Deployment struct {
 	URL       string            `json:"url"`
 }
 
-// Preconditions are what a write expects of the function as it is.
+// Preconditions are what a write expects of the resource as it is.
 type Preconditions struct {
-	IfMatch     string `header:"If-Match" doc:"the function's version, in quotes: conflict if it has another"`
-	IfNoneMatch string `header:"If-None-Match" enum:"*" doc:"*: conflict if the function exists"`
+	IfMatch     string `header:"If-Match" doc:"the resource's version, in quotes: conflict if it has another"`
+	IfNoneMatch string `header:"If-None-Match" enum:"*" doc:"*: conflict if the resource exists"`
 }
 
-// allow tells whether f, nil for a function that does not exist, is what the client expects.
-func (p Preconditions) allow(f *lambent.Function) error {
-	if p.IfNoneMatch == "*" && f != nil {
-		return lambent.Errorf(lambent.CodeConflict, "the function exists already, at version %d", f.Version)
-	}
-	if p.IfMatch == "" || p.IfMatch == "*" && f != nil {
+// allow tells whether a resource, which what names, at that version, 0 if it does not exist, is what the client
+// expects.
+func (p Preconditions) allow(what string, version uint64) error {
+	exists := version != 0
+	switch {
+	case p.IfNoneMatch == "*" && exists:
+		return lambent.Errorf(lambent.CodeConflict, "the %s exists already, at version %d", what, version)
+	case p.IfMatch == "", p.IfMatch == "*" && exists, p.IfMatch == etag(version) && exists:
 		return nil
+	case !exists:
+		return lambent.Errorf(lambent.CodeConflict, "the %s does not exist, so it has no version %s", what, p.IfMatch)
 	}
-	if f == nil {
-		return lambent.Errorf(lambent.CodeConflict, "the function does not exist, so it has no version %s", p.IfMatch)
-	}
-	if p.IfMatch != etag(f.Version) {
-		return lambent.Errorf(lambent.CodeConflict, "the function is at version %d, not at %s", f.Version, p.IfMatch).
-			WithHint("read it again, then decide")
-	}
-	return nil
+	return lambent.Errorf(lambent.CodeConflict, "the %s is at version %d, not at %s", what, version, p.IfMatch).
+		WithHint("read it again, then decide")
 }
 
 func etag(version uint64) string { return strconv.Quote(strconv.FormatUint(version, 10)) }
@@ -112,7 +110,11 @@ func (s *server) deploy(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	if err := in.allow(before); err != nil {
+	var version uint64
+	if before != nil {
+		version = before.Version
+	}
+	if err := in.allow("function", version); err != nil {
 		return nil, err
 	}
 	rev, err := s.newRevision(in.Named, in.Body)
@@ -126,31 +128,46 @@ func (s *server) deploy(ctx context.Context, in *struct {
 	}
 	out.Body.Phases, err = s.Ready(ctx, rev)
 	if err != nil {
-		return nil, notReady(err, before)
+		return nil, notReady(err, goesOn(before))
 	}
-	f := &lambent.Function{Namespace: in.Namespace, Name: in.Name, Created: rev.Created, Updated: rev.Created}
-	if before == nil {
+	if rev, err = s.keep(ctx, rev); err != nil {
+		return nil, err
+	}
+	f := before
+	if f == nil {
 		out.Status, out.Body.Created = http.StatusCreated, true
-	} else {
-		f.Created = before.Created
+		if err := s.removeOrphans(ctx, in.Named); err != nil {
+			return nil, err
+		}
+		f = &lambent.Function{Namespace: in.Namespace, Name: in.Name, Created: now()}
 	}
-	if f.Latest, err = s.keep(ctx, rev); err != nil {
+	if f, err = s.serve(ctx, f, rev); err != nil {
 		return nil, err
 	}
-	var expected uint64
-	if before != nil {
-		expected = before.Version
-	}
-	if f.Version, err = s.Store.Put(ctx, functionKey(f.Namespace, f.Name), encode(f), expected); err != nil {
-		return nil, err
-	}
-	if err := s.Applied(ctx, f.Version); err != nil {
-		return nil, fmt.Errorf("the function is deployed, but this node does not route to it yet: %w", err)
-	}
-	s.Logger.Info("deployed", "function", f.Namespace+"/"+f.Name, "revision", f.Latest.ID, "version", f.Version)
 	out.Body.Function, out.ETag = f, etag(f.Version)
 	return out, nil
 }
+
+// serve makes rev the latest of f, which is at version 0 when it is new, and gives f as it is then.
+func (s *server) serve(ctx context.Context, f *lambent.Function, rev *lambent.Revision) (*lambent.Function, error) {
+	next := *f
+	next.Latest, next.Updated = rev, now()
+	if f.Latest != nil {
+		next.Previous = f.Latest.ID
+	}
+	key := functionKey(f.Namespace, f.Name)
+	var err error
+	if next.Version, err = s.Store.Put(ctx, key, encode(next), f.Version); err != nil {
+		return nil, err
+	}
+	if err := s.Applied(ctx, key, next.Version); err != nil {
+		return nil, fmt.Errorf("revision %s is the latest, but this node does not route to it yet: %w", rev.ID, err)
+	}
+	s.Logger.Info("serving", "function", f.Namespace+"/"+f.Name, "revision", rev.ID, "version", next.Version)
+	return &next, nil
+}
+
+func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
 
 // newRevision makes the revision that d describes, if this node can run it.
 func (s *server) newRevision(n Named, d Deploy) (*lambent.Revision, error) {
@@ -201,12 +218,19 @@ func at(prefix string, err error) error {
 }
 
 // notReady is err with the good news, if there is any.
-func notReady(err error, before *lambent.Function) error {
+func notReady(err error, news string) error {
 	e := *lambent.ErrorOf(err)
-	if e.Hint == "" && before != nil {
-		e.Hint = "revision " + before.Latest.ID + " goes on serving"
+	if e.Hint == "" {
+		e.Hint = news
 	}
 	return &e
+}
+
+func goesOn(f *lambent.Function) string {
+	if f == nil {
+		return ""
+	}
+	return "revision " + f.Latest.ID + " goes on serving"
 }
 
 // keep stores the revision and gives it as stored: an older equal one keeps its creation time. It always
@@ -276,30 +300,70 @@ func (s *server) delete(ctx context.Context, in *struct {
 	Named
 	IfMatch string `header:"If-Match"`
 }) (*struct{}, error) {
-	f, err := s.existing(ctx, in.Named)
+	if err := in.check(); err != nil {
+		return nil, err
+	}
+	f, err := s.stored(ctx, in.Named)
 	if err != nil {
 		return nil, err
 	}
-	if err := (Preconditions{IfMatch: in.IfMatch}).allow(f); err != nil {
-		return nil, err
-	}
-	var revisions []store.Entry
-	for entry, err := range s.Store.List(ctx, revisionsOf(in.Namespace, in.Name)) {
-		if err != nil {
+	if f == nil {
+		if err := s.removeOrphans(ctx, in.Named); err != nil {
 			return nil, err
 		}
-		revisions = append(revisions, entry)
+		return nil, in.unknown()
+	}
+	if err := (Preconditions{IfMatch: in.IfMatch}).allow("function", f.Version); err != nil {
+		return nil, err
+	}
+	revisions, err := s.listed(ctx, revisionsOf(in.Namespace, in.Name))
+	if err != nil {
+		return nil, err
 	}
 	if err := s.Store.Delete(ctx, functionKey(in.Namespace, in.Name), f.Version); err != nil {
 		return nil, err
 	}
-	for _, entry := range revisions {
-		if err := s.Store.Delete(ctx, entry.Key, entry.Revision); err != nil && !errors.Is(err, store.ErrConflict) {
-			return nil, err
-		}
+	if err := s.removeOrphans(ctx, in.Named); err != nil {
+		return nil, err
+	}
+	if err := s.remove(ctx, revisions); err != nil {
+		return nil, err
 	}
 	s.Logger.Info("deleted", "function", in.Namespace+"/"+in.Name)
 	return nil, s.Logs.Remove(in.Namespace, in.Name)
+}
+
+func (s *server) listed(ctx context.Context, prefix string) (out []store.Entry, err error) {
+	for entry, err := range s.Store.List(ctx, prefix) {
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, entry)
+	}
+	return out, nil
+}
+
+// removeOrphans removes the aliases of a function that is not there. A delete that broke off may have left some,
+// and a new function must not take them for its own.
+func (s *server) removeOrphans(ctx context.Context, n Named) error {
+	orphans, err := s.listed(ctx, aliasesOf(n.Namespace, n.Name))
+	if err != nil {
+		return err
+	}
+	if f, err := s.stored(ctx, n); f != nil || err != nil {
+		return err // what was listed may be f's
+	}
+	return s.remove(ctx, orphans)
+}
+
+// remove deletes the entries, but for those that were written since or are gone.
+func (s *server) remove(ctx context.Context, entries []store.Entry) error {
+	for _, entry := range entries {
+		if err := s.Store.Delete(ctx, entry.Key, entry.Revision); err != nil && !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Page is a part of the list of functions.
@@ -388,16 +452,21 @@ func (s *server) revision(ctx context.Context, in *struct {
 	if _, err := s.existing(ctx, in.Named); err != nil {
 		return nil, err
 	}
-	entry, err := s.Store.Get(ctx, revisionsOf(in.Namespace, in.Name)+in.ID)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, lambent.Errorf(lambent.CodeNotFound, "function %s has no revision %s", in.Name, in.ID)
-	}
-	if err != nil {
-		return nil, err
-	}
-	r, err := decodeRevision(entry)
+	r, err := s.storedRevision(ctx, in.Named, in.ID)
 	if err != nil {
 		return nil, err
 	}
 	return &revisionOutput{r}, nil
+}
+
+func (s *server) storedRevision(ctx context.Context, n Named, id string) (*lambent.Revision, error) {
+	entry, err := s.Store.Get(ctx, revisionsOf(n.Namespace, n.Name)+id)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, lambent.Errorf(lambent.CodeNotFound, "function %s has no revision %s", n.Name, id).
+			WithHint("see what it has with: lambent get %s", n.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return decodeRevision(entry)
 }

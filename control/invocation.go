@@ -29,7 +29,7 @@ func (s *server) invocationRoutes() {
 	tags := []string{"invocations"}
 	register(s, huma.Operation{OperationID: "invoke", Method: http.MethodPost, Path: functionPath + "/invocations", Tags: tags,
 		Summary:     "Invoke a function",
-		Description: "Sends the body as POST / to the function and streams its answer. The function's answers carry Lambent-Status, errors of the platform do not.",
+		Description: "Sends the body as POST / to the function, at the alias named, and streams its answer. The function's answers carry Lambent-Status, errors of the platform do not.",
 		RequestBody: &huma.RequestBody{Content: bytesOf("*/*")},
 		Responses: map[string]*huma.Response{"200": {
 			Description: "What the function answered, with its status and header",
@@ -57,6 +57,7 @@ func (s *server) invocationRoutes() {
 
 func (s *server) invoke(_ context.Context, in *struct {
 	Named
+	Alias string `query:"alias" default:"latest"`
 	Raw
 }) (*huma.StreamResponse, error) {
 	if err := in.check(); err != nil {
@@ -66,12 +67,20 @@ func (s *server) invoke(_ context.Context, in *struct {
 	if !ok {
 		return nil, in.unknown()
 	}
-	body, end, err := inbound.Body(in.w, in.r, f.Latest.Settings.MaxBody)
+	alias, rev := lambent.LatestAlias, f.Latest
+	if in.Alias != lambent.LatestAlias {
+		a, ok := s.Functions.Alias(in.Namespace, in.Name, in.Alias)
+		if !ok {
+			return nil, unknownAlias(in.Name, in.Alias)
+		}
+		alias, rev = a.Name, a.Pick(in.r.Header, "/")
+	}
+	body, end, err := inbound.Body(in.w, in.r, rev.Settings.MaxBody)
 	if err != nil {
 		return nil, err
 	}
 	inv := &lambent.Invocation{
-		ID: lambent.NewID(), Revision: f.Latest, Trigger: lambent.TriggerInvoke, Accepted: time.Now(),
+		ID: lambent.NewID(), Alias: alias, Revision: rev, Trigger: lambent.TriggerInvoke, Accepted: time.Now(),
 		Method: http.MethodPost, Target: "/", Host: in.r.Host, Header: passedOn(in.r.Header),
 		ContentLength: in.r.ContentLength, Body: body, Trailer: in.r.Trailer,
 	}

@@ -11,6 +11,9 @@ import (
 // FunctionPrefix is the prefix of the keys of functions in the store: "function.NAMESPACE.NAME".
 const FunctionPrefix = "function."
 
+// AliasPrefix is the prefix of the keys of aliases in the store: "alias.NAMESPACE.NAME.ALIAS".
+const AliasPrefix = "alias."
+
 const revisionPrefix = "revision." // "revision.NAMESPACE.NAME.ID"
 
 func functionKey(namespace, name string) string { return FunctionPrefix + namespace + "." + name }
@@ -19,6 +22,9 @@ func functionKey(namespace, name string) string { return FunctionPrefix + namesp
 func revisionsOf(namespace, name string) string {
 	return revisionPrefix + namespace + "." + name + "."
 }
+
+// aliasesOf is the prefix of the keys of a function's aliases.
+func aliasesOf(namespace, name string) string { return AliasPrefix + namespace + "." + name + "." }
 
 func encode(v any) []byte {
 	raw, err := json.Marshal(v)
@@ -52,6 +58,34 @@ func FunctionName(key string) (namespace, name string, ok bool) {
 	return namespace, name, ok
 }
 
+// DecodeAlias reads an alias from its entry; its Version is the entry's revision. An entry that holds something
+// else is an internal error.
+func DecodeAlias(e store.Entry) (*lambent.Alias, error) {
+	a := &lambent.Alias{}
+	if err := json.Unmarshal(e.Value, a); err != nil {
+		return nil, damaged(e, err)
+	}
+	if len(a.Targets) == 0 || aliasesOf(a.Namespace, a.Function)+a.Name != e.Key {
+		return nil, damaged(e, nil)
+	}
+	for _, t := range a.Targets {
+		if t.Revision == nil || t.Weight < 1 {
+			return nil, damaged(e, nil)
+		}
+	}
+	a.Version = e.Revision
+	return a, nil
+}
+
+// AliasName gives the namespace, function and name in an alias's key.
+func AliasName(key string) (namespace, name, alias string, ok bool) {
+	parts := strings.Split(key, ".")
+	if len(parts) != 4 || parts[0]+"." != AliasPrefix {
+		return "", "", "", false
+	}
+	return parts[1], parts[2], parts[3], true
+}
+
 func decodeRevision(e store.Entry) (*lambent.Revision, error) {
 	r := &lambent.Revision{}
 	if err := json.Unmarshal(e.Value, r); err != nil {
@@ -64,7 +98,7 @@ func decodeRevision(e store.Entry) (*lambent.Revision, error) {
 }
 
 func damaged(e store.Entry, cause error) error {
-	err := lambent.Errorf(lambent.CodeInternal, "the stored record %s is damaged", e.Key).WithHint("deploy the function again")
+	err := lambent.Errorf(lambent.CodeInternal, "the stored record %s is damaged", e.Key).WithHint("write it again: deploy the function, or set the alias")
 	err.Cause = cause
 	return err
 }

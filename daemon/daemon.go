@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -69,6 +71,7 @@ type node struct {
 	process  executor.Executor
 	dispatch *dispatch.Dispatcher
 	invoker  lambent.Invoker
+	progress map[string]*route.Progress // of the watches, by the prefix of their keys
 	watching sync.WaitGroup
 	unwatch  context.CancelFunc
 }
@@ -112,42 +115,54 @@ func (n *node) open(ctx context.Context) (err error) {
 func (n *node) watch(ctx context.Context) error {
 	wctx, cancel := context.WithCancel(context.Background())
 	n.unwatch = cancel
-	synced := make(chan error, 1)
-	n.watching.Go(func() {
-		for ev, err := range n.store.Watch(wctx, control.FunctionPrefix) {
-			switch {
-			case err != nil:
-				if wctx.Err() == nil {
-					n.log.Error("the watch of the store ended: deploys are not seen any more", "err", err)
+	feeds := map[string]func(store.Event){control.FunctionPrefix: n.applyFunction, control.AliasPrefix: n.applyAlias}
+	synced := make(chan error, 2*len(feeds)) // the ends of the watches too, which nobody reads
+	n.progress = map[string]*route.Progress{}
+	for prefix, apply := range feeds {
+		progress := route.NewProgress()
+		n.progress[prefix] = progress
+		n.watching.Go(func() {
+			for ev, err := range n.store.Watch(wctx, prefix) {
+				switch {
+				case err != nil:
+					if wctx.Err() == nil {
+						n.log.Error("a watch of the store ended: its changes are not seen any more", "keys", prefix, "err", err)
+					}
+					synced <- err
+					return
+				case ev.Synced:
+					synced <- nil
+				default:
+					apply(ev)
+					progress.Applied(ev.Revision)
 				}
-				synced <- err
-				return
-			case ev.Synced:
-				synced <- nil
-			default:
-				n.apply(ev)
 			}
-		}
-	})
-	select {
-	case err := <-synced:
-		if err == nil {
-			synced = make(chan error, 1) // nobody reads the end of the watch
-		}
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
+		})
 	}
+	for range feeds {
+		select {
+		case err := <-synced:
+			if err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
-func (n *node) apply(ev store.Event) {
-	defer n.table.Applied(ev.Revision)
+// applied returns when the route table has what key holds at revision.
+func (n *node) applied(ctx context.Context, key string, revision uint64) error {
+	kind, _, _ := strings.Cut(key, ".")
+	return n.progress[kind+"."].Wait(ctx, revision)
+}
+
+func (n *node) applyFunction(ev store.Event) {
 	if ev.Deleted {
 		namespace, name, _ := control.FunctionName(ev.Key)
-		if old := n.table.Delete(namespace, name); old != nil {
-			n.dispatch.Retire(old.Latest)
-			n.metrics.Forget(namespace, name)
-		}
+		n.retire(n.table.Delete(namespace, name))
+		n.metrics.Forget(namespace, name)
 		return
 	}
 	f, err := control.DecodeFunction(ev.Entry)
@@ -155,8 +170,26 @@ func (n *node) apply(ev store.Event) {
 		n.log.Error("a function is left out", "err", err)
 		return
 	}
-	if old := n.table.Set(f); old != nil && old.Latest.ID != f.Latest.ID {
-		n.dispatch.Retire(old.Latest)
+	n.retire(n.table.Set(f))
+}
+
+func (n *node) applyAlias(ev store.Event) {
+	if ev.Deleted {
+		namespace, name, alias, _ := control.AliasName(ev.Key)
+		n.retire(n.table.DeleteAlias(namespace, name, alias))
+		return
+	}
+	a, err := control.DecodeAlias(ev.Entry)
+	if err != nil {
+		n.log.Error("an alias is left out", "err", err)
+		return
+	}
+	n.retire(n.table.SetAlias(a))
+}
+
+func (n *node) retire(lost []*lambent.Revision) {
+	for _, rev := range lost {
+		n.dispatch.Retire(rev)
 	}
 }
 
@@ -189,8 +222,8 @@ func (n *node) serve(ctx context.Context) error {
 		Table: n.table, Invoker: n.invoker, Authenticate: authenticate, Public: loopback(functions),
 	}))
 	private := server(n.log, control.New(control.Options{
-		Version: n.cfg.Version, Store: n.store, Functions: n.table, Code: n.code, Executor: n.process,
-		Ready: n.dispatch.Ready, Applied: n.table.Wait, Invoker: n.invoker,
+		Version: n.cfg.Version, Store: n.store, Functions: n.table, Code: bundles{n.code}, Executor: n.process,
+		Ready: n.dispatch.Ready, Applied: n.applied, Invoker: n.invoker,
 		Records: n.records, Logs: logReader{n.logs}, Findings: n.process.Findings,
 		Endpoint: func() string { return endpoints.Functions }, Authenticate: authenticate,
 		Metrics: n.metrics.Handler(), Logger: n.log,
@@ -293,3 +326,8 @@ type logReader struct{ *logs.Store }
 func (l logReader) Read(ctx context.Context, q control.LogQuery) iter.Seq2[lambent.LogLine, error] {
 	return l.Store.Read(ctx, logs.Query(q))
 }
+
+// bundles gives the control API its code.
+type bundles struct{ *code.Store }
+
+func (b bundles) Open(digest string) (io.ReadCloser, error) { return b.Store.Open(digest) }

@@ -1,9 +1,9 @@
 // Package gateway is the public door: it matches an HTTP request to a function, hands it to the
 // [lambent.Invoker] and streams the answer back.
 //
-// A function is reached at /fn/{name}[.{namespace}]/{path...} on any host, and at every path of the host
-// {name}.{namespace}.localhost, which gives each function a cookie origin of its own. The function sees
-// the path behind its name, as the client wrote it.
+// A function is reached at /fn/{name}[.{namespace}][:{alias}]/{path...} on any host, and at every path of the
+// host {name}.{namespace}.localhost, which gives each function a cookie origin of its own. The function sees
+// the path behind its name, as the client wrote it. Where no alias is named it is latest.
 package gateway
 
 import (
@@ -41,68 +41,90 @@ const domain = ".localhost"
 // ServeHTTP implements [http.Handler].
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	accepted := time.Now()
-	namespace, name, target, ok := match(r)
+	at, ok := match(r)
 	if !ok {
 		lambent.WriteError(w, lambent.Errorf(lambent.CodeNotFound, "nothing is at %s", r.URL.Path).
 			WithHint("functions are at /fn/{name}/... and at http://{name}.{namespace}%s/...", domain))
 		return
 	}
-	f, ok := g.opt.Table.Lookup(namespace, name)
+	f, ok := g.opt.Table.Lookup(at.namespace, at.name)
 	if !ok {
-		lambent.WriteError(w, lambent.Errorf(lambent.CodeFunctionNotFound, "there is no function %q in namespace %q", name, namespace).
-			WithHint("deploy it with: lambent deploy DIR --name %s", name))
+		lambent.WriteError(w, lambent.Errorf(lambent.CodeFunctionNotFound, "there is no function %q in namespace %q", at.name, at.namespace).
+			WithHint("deploy it with: lambent deploy DIR --name %s", at.name))
 		return
 	}
-	s := &f.Latest.Settings
-	if s.Auth == lambent.AuthKey || s.Auth == "" && !g.opt.Public {
+	alias, rev := lambent.LatestAlias, f.Latest
+	if at.alias != lambent.LatestAlias {
+		a, ok := g.opt.Table.Alias(at.namespace, at.name, at.alias)
+		if !ok {
+			lambent.WriteError(w, lambent.Errorf(lambent.CodeNotFound, "function %q has no alias %q", at.name, at.alias).
+				WithHint("see what it has with: lambent alias ls %s", at.name))
+			return
+		}
+		alias, rev = a.Name, a.Pick(r.Header, at.target)
+	}
+	// A function that has been closed is closed at its older revisions, too.
+	if g.keyed(f.Latest) || g.keyed(rev) {
 		if !g.opt.Authenticate(r) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="lambent"`)
-			lambent.WriteError(w, lambent.Errorf(lambent.CodeUnauthorized, "%s/%s takes callers with a key only", namespace, name).
+			lambent.WriteError(w, lambent.Errorf(lambent.CodeUnauthorized, "%s/%s takes callers with a key only", at.namespace, at.name).
 				WithHint("send the header: Authorization: Bearer KEY"))
 			return
 		}
 		r.Header.Del("Authorization") // the platform's key is none of the function's business
 	}
 	inv := &lambent.Invocation{
-		ID: lambent.NewID(), Revision: f.Latest, Trigger: lambent.TriggerHTTP, Accepted: accepted,
-		Method: r.Method, Target: target, Host: r.Host, Header: r.Header, ContentLength: r.ContentLength,
+		ID: lambent.NewID(), Alias: alias, Revision: rev, Trigger: lambent.TriggerHTTP, Accepted: accepted,
+		Method: r.Method, Target: at.target, Host: r.Host, Header: r.Header, ContentLength: r.ContentLength,
 		Upgrade: upgrade(r),
 	}
 	prepare(r, inv)
 	g.serve(w, r, inv)
 }
 
-// match finds the function that r is for and the target that it shall see.
-func match(r *http.Request) (namespace, name, target string, ok bool) {
-	target = r.RequestURI
-	if !strings.HasPrefix(target, "/") {
-		target = r.URL.RequestURI() // absolute form
+// keyed tells whether rev takes callers with a key only.
+func (g *Gateway) keyed(rev *lambent.Revision) bool {
+	auth := rev.Settings.Auth
+	return auth == lambent.AuthKey || auth == "" && !g.opt.Public
+}
+
+// address is what a request is for, and the target that the function shall see.
+type address struct{ namespace, name, alias, target string }
+
+// match gives the address of r; ok is false where it has none.
+func match(r *http.Request) (at address, ok bool) {
+	at.alias, at.target = lambent.LatestAlias, r.RequestURI
+	if !strings.HasPrefix(at.target, "/") {
+		at.target = r.URL.RequestURI() // absolute form
 	}
 	host := r.Host
 	if i := strings.LastIndexByte(host, ':'); i >= 0 {
 		host = host[:i]
 	}
 	if labels, found := strings.CutSuffix(host, domain); found {
-		name, namespace, ok = strings.Cut(labels, ".")
-		return namespace, name, target, ok
+		at.name, at.namespace, ok = strings.Cut(labels, ".")
+		return at, ok
 	}
-	rest, found := strings.CutPrefix(target, "/fn/")
+	rest, found := strings.CutPrefix(at.target, "/fn/")
 	if !found {
-		return "", "", "", false
+		return at, false
 	}
 	end := strings.IndexAny(rest, "/?")
 	if end < 0 {
 		end = len(rest)
 	}
-	name, target = rest[:end], rest[end:]
-	if !strings.HasPrefix(target, "/") {
-		target = "/" + target
+	at.name, at.target = rest[:end], rest[end:]
+	if !strings.HasPrefix(at.target, "/") {
+		at.target = "/" + at.target
 	}
-	name, namespace, found = strings.Cut(name, ".")
+	if name, alias, found := strings.Cut(at.name, ":"); found {
+		at.name, at.alias = name, alias
+	}
+	at.name, at.namespace, found = strings.Cut(at.name, ".")
 	if !found {
-		namespace = lambent.DefaultNamespace
+		at.namespace = lambent.DefaultNamespace
 	}
-	return namespace, name, target, name != ""
+	return at, at.name != ""
 }
 
 // upgrade gives the protocol that r asks to switch to.

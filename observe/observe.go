@@ -49,6 +49,7 @@ func (i *invoker) record(inv *lambent.Invocation, failure *lambent.Error) {
 		ID:        inv.ID,
 		Namespace: inv.Revision.Namespace,
 		Function:  inv.Revision.Function,
+		Alias:     inv.Alias,
 		Revision:  inv.Revision.ID,
 		Trigger:   inv.Trigger,
 		Accepted:  inv.Accepted,

@@ -47,11 +47,11 @@ func New(t *testing.T) *World {
 		return lambent.Phases{lambent.PhaseBoot: 12e6}, nil
 	}
 	handler := control.New(control.Options{
-		Version: "test", Store: w.Store, Functions: view{w.Store}, Code: &codeMap{m: map[string]bool{}}, Executor: runtimes{},
+		Version: "test", Store: w.Store, Functions: view{w.Store}, Code: &codeMap{m: map[string][]byte{}}, Executor: runtimes{},
 		Ready: func(ctx context.Context, r *lambent.Revision) (lambent.Phases, error) { return w.Ready(ctx, r) },
-		Applied: func(ctx context.Context, revision uint64) error {
-			if revision == 0 {
-				t.Error("Applied(0)")
+		Applied: func(ctx context.Context, key string, revision uint64) error {
+			if e, err := w.Store.Get(ctx, key); err != nil || e.Revision < revision || revision == 0 {
+				t.Errorf("Applied(%s, %d), the store is at %d, %v", key, revision, e.Revision, err)
 			}
 			return ctx.Err()
 		},
@@ -118,9 +118,10 @@ func (f invoker) Invoke(ctx context.Context, inv *lambent.Invocation) (*lambent.
 	return f(ctx, inv)
 }
 
+// codeMap keeps what it gets, whether it is a tar or not.
 type codeMap struct {
 	mu sync.Mutex
-	m  map[string]bool
+	m  map[string][]byte
 }
 
 func (c *codeMap) Put(_ context.Context, r io.Reader) (string, int64, error) {
@@ -135,14 +136,20 @@ func (c *codeMap) Put(_ context.Context, r io.Reader) (string, int64, error) {
 	digest := "sha256:" + hex.EncodeToString(sum[:])
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.m[digest] = true
+	c.m[digest] = raw
 	return digest, int64(len(raw)), nil
 }
 
 func (c *codeMap) Has(digest string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.m[digest]
+	return c.m[digest] != nil
+}
+
+func (c *codeMap) Open(digest string) (io.ReadCloser, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return io.NopCloser(bytes.NewReader(c.m[digest])), nil
 }
 
 type runtimes struct{}
@@ -165,6 +172,18 @@ func (v view) Lookup(namespace, name string) (*lambent.Function, bool) {
 	}
 	f, err := control.DecodeFunction(e)
 	return f, err == nil
+}
+
+func (v view) Alias(namespace, name, alias string) (*lambent.Alias, bool) {
+	if _, ok := v.Lookup(namespace, name); !ok {
+		return nil, false
+	}
+	e, err := v.store.Get(context.Background(), control.AliasPrefix+namespace+"."+name+"."+alias)
+	if err != nil {
+		return nil, false
+	}
+	a, err := control.DecodeAlias(e)
+	return a, err == nil
 }
 
 func (v view) Names() iter.Seq2[string, string] {

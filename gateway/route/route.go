@@ -1,92 +1,132 @@
-// Package route holds the gateway's table of functions: what each request is matched against.
+// Package route holds the gateway's table of functions and their aliases: what each request is matched
+// against.
 //
-// Reads take no lock that another function's traffic or deploys hold. A writer (the watcher of the store)
-// applies changes in the order of their versions; [Table.Wait] tells others when it has come so far.
+// Reads take no lock. Writers (the watchers of the store) learn from each change which revisions no function
+// and no alias refers to any more.
 package route
 
 import (
-	"context"
 	"iter"
+	"maps"
 	"sync"
 
 	"lambent"
 )
 
-// Table maps names to functions. Its zero value is not ready; use New.
+// Table maps names to functions and aliases. Its zero value is ready.
 type Table struct {
-	functions sync.Map // "namespace/name" -> *lambent.Function
+	entries sync.Map   // "namespace/name" -> *entry
+	mu      sync.Mutex // held while an entry is replaced
+}
 
-	mu      sync.Mutex // guards what follows
-	applied uint64
-	changed chan struct{} // closed when applied grows
+// entry is never changed, only replaced. An alias may come before its function and go after it; without one
+// it refers to nothing.
+type entry struct {
+	function *lambent.Function // nil when there is none
+	aliases  map[string]*lambent.Alias
 }
 
 // New gives an empty table.
-func New() *Table { return &Table{changed: make(chan struct{})} }
+func New() *Table { return &Table{} }
+
+func (t *Table) load(namespace, name string) *entry {
+	if e, ok := t.entries.Load(namespace + "/" + name); ok {
+		return e.(*entry)
+	}
+	return &entry{}
+}
 
 // Lookup gives the function of that name. It must not be changed.
 func (t *Table) Lookup(namespace, name string) (*lambent.Function, bool) {
-	f, ok := t.functions.Load(namespace + "/" + name)
-	if !ok {
-		return nil, false
-	}
-	return f.(*lambent.Function), true
+	f := t.load(namespace, name).function
+	return f, f != nil
 }
 
-// Set puts f into the table and gives what was there, or nil.
-func (t *Table) Set(f *lambent.Function) *lambent.Function {
-	old, had := t.functions.Swap(f.Namespace+"/"+f.Name, f)
-	if !had {
-		return nil
-	}
-	return old.(*lambent.Function)
+// Alias gives an alias of a function, but for latest, which is in the function. It must not be changed.
+func (t *Table) Alias(namespace, name, alias string) (*lambent.Alias, bool) {
+	e := t.load(namespace, name)
+	a, ok := e.aliases[alias]
+	return a, ok && e.function != nil
 }
 
-// Delete takes a function out and gives it, or nil.
-func (t *Table) Delete(namespace, name string) *lambent.Function {
-	old, had := t.functions.LoadAndDelete(namespace + "/" + name)
-	if !had {
-		return nil
-	}
-	return old.(*lambent.Function)
+// Set puts f into the table and gives the revisions that lost their last reference.
+func (t *Table) Set(f *lambent.Function) []*lambent.Revision {
+	return t.replace(f.Namespace, f.Name, func(e *entry) { e.function = f })
 }
 
-// Names gives the namespace and name of every function, in no order.
-func (t *Table) Names() iter.Seq2[string, string] {
-	return func(yield func(string, string) bool) {
-		for _, v := range t.functions.Range {
-			f := v.(*lambent.Function)
-			if !yield(f.Namespace, f.Name) {
-				return
+// Delete takes a function out and gives the revisions that lost their last reference: all it had.
+func (t *Table) Delete(namespace, name string) []*lambent.Revision {
+	return t.replace(namespace, name, func(e *entry) { e.function = nil })
+}
+
+// SetAlias puts a into the table and gives the revisions that lost their last reference.
+func (t *Table) SetAlias(a *lambent.Alias) []*lambent.Revision {
+	return t.replace(a.Namespace, a.Function, func(e *entry) {
+		aliases := map[string]*lambent.Alias{a.Name: a}
+		for name, other := range e.aliases {
+			if name != a.Name {
+				aliases[name] = other
+			}
+		}
+		e.aliases = aliases
+	})
+}
+
+// DeleteAlias takes an alias out and gives the revisions that lost their last reference.
+func (t *Table) DeleteAlias(namespace, name, alias string) []*lambent.Revision {
+	return t.replace(namespace, name, func(e *entry) {
+		e.aliases = maps.Clone(e.aliases)
+		delete(e.aliases, alias)
+	})
+}
+
+func (t *Table) replace(namespace, name string, change func(*entry)) (lost []*lambent.Revision) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before := t.load(namespace, name)
+	after := *before
+	change(&after)
+	if after.function == nil && len(after.aliases) == 0 {
+		t.entries.Delete(namespace + "/" + name)
+	} else {
+		t.entries.Store(namespace+"/"+name, &after)
+	}
+	live := map[string]bool{}
+	for rev := range after.revisions() {
+		live[rev.ID] = true
+	}
+	for rev := range before.revisions() {
+		if !live[rev.ID] {
+			live[rev.ID] = true // once is enough
+			lost = append(lost, rev)
+		}
+	}
+	return lost
+}
+
+// revisions gives what the entry refers to; a revision that two refer to is given twice.
+func (e *entry) revisions() iter.Seq[*lambent.Revision] {
+	return func(yield func(*lambent.Revision) bool) {
+		if e.function == nil || !yield(e.function.Latest) {
+			return
+		}
+		for _, a := range e.aliases {
+			for _, target := range a.Targets {
+				if !yield(target.Revision) {
+					return
+				}
 			}
 		}
 	}
 }
 
-// Applied says that all changes up to version are in the table.
-func (t *Table) Applied(version uint64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if version > t.applied {
-		t.applied = version
-		close(t.changed)
-		t.changed = make(chan struct{})
-	}
-}
-
-// Wait returns when all changes up to version are in the table, or with ctx's error.
-func (t *Table) Wait(ctx context.Context, version uint64) error {
-	for {
-		t.mu.Lock()
-		applied, changed := t.applied, t.changed
-		t.mu.Unlock()
-		if applied >= version {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
+// Names gives the namespace and name of every function, in no order.
+func (t *Table) Names() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for _, v := range t.entries.Range {
+			if f := v.(*entry).function; f != nil && !yield(f.Namespace, f.Name) {
+				return
+			}
 		}
 	}
 }
