@@ -18,9 +18,13 @@ import (
 	"lambent/internal/sandbox"
 )
 
-// deathNotice is how long a broken connection may wait for the news that the process has died: the kernel
-// closes a dying process's sockets a moment before its parent can learn of the death.
-const deathNotice = 500 * time.Millisecond
+// deathNotice is how long a broken connection waits for the news that the process has died: the kernel
+// closes a dying process's sockets a moment before its parent can learn of the death. lateNotice is how long
+// when the process is known to be dead.
+const (
+	deathNotice = 500 * time.Millisecond
+	lateNotice  = 10 * time.Second
+)
 
 // instance is one live sandbox. It goes through begun, done and gone: the program runs, the program has
 // ended, nothing is left.
@@ -228,18 +232,31 @@ func (in *instance) memoryExceeded() *lambent.Error {
 		WithHint("raise memory in its settings, or use less; files in /tmp count too")
 }
 
-// ended tells whether the program has ended, or does within wait.
+// ended tells whether the program has ended, or does within wait. When nothing runs inside any more, the
+// news of it is certain to come and may take longer on a busy machine.
 func (in *instance) ended(wait time.Duration) bool {
-	select {
-	case <-in.done:
+	if isClosed(in.done, wait) {
 		return true
-	default:
 	}
 	if wait == 0 {
 		return false
 	}
+	empty, err := in.group.Empty() // fails when the group has been removed, and then done is closed
+	return (empty || err != nil) && isClosed(in.done, lateNotice)
+}
+
+// isClosed tells whether c is closed, or gets closed within wait.
+func isClosed(c <-chan struct{}, wait time.Duration) bool {
 	select {
-	case <-in.done:
+	case <-c:
+		return true
+	default:
+	}
+	if wait <= 0 {
+		return false
+	}
+	select {
+	case <-c:
 		return true
 	case <-time.After(wait):
 		return false
@@ -273,22 +290,13 @@ func (in *instance) Stop(grace time.Duration) {
 	in.stopping.Store(true)
 	if grace > 0 {
 		order := sandbox.Order{Stop: true, Grace: grace}
-		if json.NewEncoder(in.control).Encode(order) == nil && in.isGone(grace+time.Second) {
+		if json.NewEncoder(in.control).Encode(order) == nil && isClosed(in.gone, grace+time.Second) {
 			return
 		}
 	}
 	// It is PID 1: the kernel kills all inside with it. An error means that it has ended already.
 	_ = in.process.Kill()
 	<-in.gone
-}
-
-func (in *instance) isGone(wait time.Duration) bool {
-	select {
-	case <-in.gone:
-		return true
-	case <-time.After(wait):
-		return false
-	}
 }
 
 // Done implements executor.Instance.

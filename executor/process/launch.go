@@ -134,15 +134,11 @@ func (in *instance) launch(ctx context.Context, spec executor.Spec, p program) (
 	if err != nil {
 		return err
 	}
-	if err := in.spawn(raw); err != nil {
-		return err
-	}
-	in.control, err = new(net.Dialer).DialContext(ctx, "unix", e.path(in.id, fileControl))
-	return err
+	return in.spawn(ctx, raw)
 }
 
 // spawn starts lambent-init with the descriptors that sandbox names.
-func (in *instance) spawn(spec []byte) (err error) {
+func (in *instance) spawn(ctx context.Context, spec []byte) (err error) {
 	var files []*os.File // the child's, in their order
 	defer func() {
 		for _, f := range files {
@@ -162,6 +158,12 @@ func (in *instance) spawn(spec []byte) (err error) {
 	add(listen(in.exec.path(in.id, fileControl), 16))
 	add(memoryFile("spec", spec, 0))
 	add(os.OpenFile(in.exec.path(in.id, fileExit), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600))
+	if err != nil {
+		return err
+	}
+	// The connection waits in the socket's queue for lambent-init. Made later, it might come too late for one
+	// that has failed.
+	in.control, err = new(net.Dialer).DialContext(ctx, "unix", in.exec.path(in.id, fileControl))
 	if err != nil {
 		return err
 	}

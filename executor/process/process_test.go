@@ -3,9 +3,7 @@ package process
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -66,7 +64,7 @@ func leftovers(dir string) ([]string, error) {
 func TestOrphansEndThemselves(t *testing.T) {
 	dir, code := t.TempDir(), t.TempDir()
 	executortest.BuildFixture(t, code)
-	executortest.KillOne(t, dir, code, orphanEnv+"=1s")
+	executortest.KillOne(t, dir, code, orphanEnv+"=3s")
 	name, _ := identify(dir)
 	processes := func() int {
 		files, err := filepath.Glob("/sys/fs/cgroup/pids/lambent/" + name + "/*/*/cgroup.procs")
@@ -86,7 +84,7 @@ func TestOrphansEndThemselves(t *testing.T) {
 	if n := processes(); n != 6 {
 		t.Errorf("%d processes have survived, want 3 lambent-inits and 3 functions", n)
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for n := processes(); n > 0; n = processes() {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d processes are still there", n)
@@ -109,8 +107,8 @@ func TestOrphansEndThemselves(t *testing.T) {
 func TestNested(t *testing.T) {
 	var dirs []string
 	for _, controller := range []string{"memory", "cpu", "pids"} {
-		dir := "/sys/fs/cgroup/" + controller + "/lambent-test-nested"
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		dir := fmt.Sprintf("/sys/fs/cgroup/%s/lambent-test-%d", controller, os.Getpid())
+		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		dirs = append(dirs, dir)

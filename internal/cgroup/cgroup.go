@@ -259,6 +259,13 @@ func (g *Group) OOMKills() (int64, error) {
 	return field(g.file("memory", leafFn, file), "oom_kill")
 }
 
+// Empty tells whether no process runs in the fn leaf. One that has died and was not waited for yet does not
+// run.
+func (g *Group) Empty() (bool, error) {
+	raw, err := os.ReadFile(g.file("pids", leafFn, "cgroup.procs"))
+	return len(raw) == 0, err
+}
+
 // Usage is the processor time that the fn leaf used and its highest use of memory in bytes.
 func (g *Group) Usage() (cpu time.Duration, peak int64, err error) {
 	if g.tree.version == 2 {

@@ -3,6 +3,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -162,6 +163,52 @@ func TestSweep(t *testing.T) {
 	}
 	if _, err := os.Stat(other.group("neighbour").file("pids", leafFn, "pids.max")); err != nil {
 		t.Errorf("the neighbour's group: %v", err)
+	}
+}
+
+// TestEmpty has a process close its end of a pipe by dying. A moment later the group must be empty, although
+// nobody has waited for the process.
+func TestEmpty(t *testing.T) {
+	g, err := tree(t).Create("mortal", Limits{Memory: 64 << 20, CPU: 1000, Pids: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		script := "echo; exec sleep 600"
+		for _, file := range g.JoinFiles() {
+			script = "echo 0 > " + file + "; " + script
+		}
+		p, err := g.Start("/bin/sh", []string{"sh", "-c", script}, &os.ProcAttr{Files: []*os.File{nil, w}, Sys: &syscall.SysProcAttr{}})
+		if err = errors.Join(err, w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if empty, err := g.Empty(); empty || err != nil {
+			t.Errorf("with a process in it: %v, %v", empty, err)
+		}
+		if err := p.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Errorf("read %d, %v", n, err)
+		}
+		deadline := time.Now().Add(10 * time.Second)
+		for empty, err := g.Empty(); !empty; empty, err = g.Empty() {
+			if err != nil || time.Now().After(deadline) {
+				t.Fatalf("after its death: %v, %v", empty, err)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if _, err := p.Wait(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
