@@ -45,7 +45,8 @@ func New(extra ...*cobra.Command) *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.BoolVar(&a.json, "json", false, "write JSON, errors too")
 	root.AddCommand(
-		a.deploy(), a.invoke(), a.list(), a.get(), a.remove(), a.logs(), a.why(), a.doctor(), a.initialise(), a.version(),
+		a.deploy(), a.invoke(), a.list(), a.get(), a.remove(), a.publish(), a.alias(), a.rollback(), a.diff(),
+		a.logs(), a.why(), a.doctor(), a.initialise(), a.version(),
 	)
 	root.AddCommand(extra...)
 	return root
@@ -102,14 +103,14 @@ func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// arg takes exactly one argument; what names it for the message.
-func arg(what string) cobra.PositionalArgs {
+// arg takes exactly the arguments that names name for the message.
+func arg(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
-		switch {
-		case len(args) == 0:
-			return usagef("say which: %s is missing", what)
-		case len(args) > 1:
-			return usagef("%q is one argument too many: there is one %s", args[1], what)
+		switch n := len(names); {
+		case len(args) < n:
+			return usagef("say which: %s is missing", names[len(args)])
+		case len(args) > n:
+			return usagef("%q is one argument too many: the last is the %s", args[n], names[n-1])
 		}
 		return nil
 	}

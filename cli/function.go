@@ -95,7 +95,7 @@ func printFunction(w io.Writer, f *lambent.Function, revisions []*lambent.Revisi
 }
 
 func (a *app) remove() *cobra.Command {
-	cmd := &cobra.Command{Use: "rm NAME", Short: "Remove a function, its revisions and its logs", Args: arg("function")}
+	cmd := &cobra.Command{Use: "rm NAME", Short: "Remove a function, its revisions, aliases and logs", Args: arg("function")}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := connect()
 		if err != nil {

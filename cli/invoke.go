@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,7 +18,7 @@ import (
 func (a *app) invoke() *cobra.Command {
 	var data, contentType, path, method string
 	cmd := &cobra.Command{
-		Use:   "invoke NAME",
+		Use:   "invoke NAME[:ALIAS]",
 		Short: "Call a function and print its answer",
 		Long: "Call a function and print its answer.\n\n" +
 			"The payload goes through the control API, so it needs the platform's key and no route. With --path or --method the\n" +
@@ -80,9 +81,20 @@ func (a *app) request(cmd *cobra.Command, c *client.Client, name, method, path, 
 	if err != nil {
 		return nil, err
 	}
+	name, alias, aliased := strings.Cut(name, ":")
 	f, err := c.Function(cmd.Context(), a.namespace, name)
 	if err != nil {
 		return nil, err
+	}
+	served := []lambent.Target{{Revision: f.Latest}}
+	url := system.Functions + "/fn/" + name + "." + a.namespace
+	if aliased {
+		to, err := c.Alias(cmd.Context(), a.namespace, name, alias)
+		if err != nil {
+			return nil, err
+		}
+		served = append(served, to.Targets...)
+		url += ":" + alias
 	}
 	if method == "" {
 		method = http.MethodGet
@@ -90,15 +102,14 @@ func (a *app) request(cmd *cobra.Command, c *client.Client, name, method, path, 
 			method = http.MethodPost
 		}
 	}
-	url := system.Functions + "/fn/" + name + "." + a.namespace + "/" + strings.TrimPrefix(path, "/")
-	req, err := http.NewRequestWithContext(cmd.Context(), method, url, payload)
+	req, err := http.NewRequestWithContext(cmd.Context(), method, url+"/"+strings.TrimPrefix(path, "/"), payload)
 	if err != nil {
 		return nil, usagef("%w", err)
 	}
 	if payload != nil {
 		req.Header.Set("Content-Type", contentType)
 	}
-	if f.Latest.Settings.Auth == lambent.AuthKey {
+	if slices.ContainsFunc(served, func(t lambent.Target) bool { return t.Revision.Settings.Auth == lambent.AuthKey }) {
 		_, key, err := endpoint()
 		if err != nil {
 			return nil, err

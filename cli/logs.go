@@ -96,9 +96,13 @@ func (a *app) printWhy(w io.Writer, r *lambent.Record, lines []lambent.LogLine) 
 	if r.Error != nil {
 		outcome = fmt.Sprintf("%s, the fault is the %s's", r.Error.Code, r.Error.Fault)
 	}
+	at := ""
+	if r.Alias != "" && r.Alias != lambent.LatestAlias {
+		at = ":" + r.Alias
+	}
 	rows := [][]string{
 		{"invocation", r.ID},
-		{"function", r.Namespace + "/" + r.Function + "@" + r.Revision},
+		{"function", r.Namespace + "/" + r.Function + at + "@" + r.Revision},
 		{"request", fmt.Sprintf("%s %s, by %s at %s", r.Method, r.Path, r.Trigger, r.Accepted.Local().Format("2006-01-02 15:04:05.000"))},
 		{"instance", cmp.Or(r.Instance, "none reached") + ", " + start},
 		{"bytes", fmt.Sprintf("%d in, %d out", r.BytesIn, r.BytesOut)},

@@ -149,4 +149,9 @@ func jsonBody(v any) (http.Header, io.Reader, error) {
 	return http.Header{"Content-Type": {"application/json"}}, bytes.NewReader(raw), nil
 }
 
-func etag(version uint64) string { return strconv.Quote(strconv.FormatUint(version, 10)) }
+// ifMatch asks for a version of the resource, unless it is 0.
+func ifMatch(header http.Header, version uint64) {
+	if version != 0 {
+		header.Set("If-Match", strconv.Quote(strconv.FormatUint(version, 10)))
+	}
+}

@@ -38,9 +38,7 @@ func (c *Client) Deploy(ctx context.Context, d Deploy) (*Deployment, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.Version != 0 {
-		header.Set("If-Match", etag(d.Version))
-	}
+	ifMatch(header, d.Version)
 	if d.Create {
 		header.Set("If-None-Match", "*")
 	}
@@ -54,13 +52,11 @@ func (c *Client) Function(ctx context.Context, namespace, name string) (*lambent
 	return out, c.get(ctx, functionPath(namespace, name), nil, out)
 }
 
-// Delete removes a function with its revisions and logs. It is a conflict if the function is not at
+// Delete removes a function with its revisions, aliases and logs. It is a conflict if the function is not at
 // version, unless that is 0.
 func (c *Client) Delete(ctx context.Context, namespace, name string, version uint64) error {
 	header := http.Header{}
-	if version != 0 {
-		header.Set("If-Match", etag(version))
-	}
+	ifMatch(header, version)
 	return c.call(ctx, http.MethodDelete, functionPath(namespace, name), header, nil, nil)
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"lambent"
@@ -21,14 +22,19 @@ type Answer struct {
 	Body       io.ReadCloser
 }
 
-// Invoke sends payload, which may be nil, to a function. The error is the platform's; what the function
+// Invoke sends payload, which may be nil, to the function NAME or NAME:ALIAS. The error is the platform's; what the function
 // answered, with whatever status, is an Answer.
 func (c *Client) Invoke(ctx context.Context, namespace, name, contentType string, payload io.Reader) (*Answer, error) {
 	header := http.Header{}
 	if contentType != "" {
 		header.Set("Content-Type", contentType)
 	}
-	resp, err := c.send(ctx, http.MethodPost, functionPath(namespace, name)+"/invocations", header, payload)
+	name, alias, named := strings.Cut(name, ":")
+	path := functionPath(namespace, name) + "/invocations"
+	if named {
+		path += "?alias=" + url.QueryEscape(alias)
+	}
+	resp, err := c.send(ctx, http.MethodPost, path, header, payload)
 	if err != nil {
 		return nil, err
 	}

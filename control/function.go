@@ -44,7 +44,7 @@ func (s *server) functionRoutes() {
 	register(s, huma.Operation{OperationID: "get-function", Method: http.MethodGet, Path: functionPath, Tags: tags,
 		Summary: "Get a function"}, s.get)
 	register(s, huma.Operation{OperationID: "delete-function", Method: http.MethodDelete, Path: functionPath, Tags: tags,
-		Summary: "Delete a function, its revisions and its logs"}, s.delete)
+		Summary: "Delete a function, its revisions, aliases and logs"}, s.delete)
 	register(s, huma.Operation{OperationID: "list-functions", Method: http.MethodGet, Path: "/v1/functions", Tags: tags,
 		Summary: "List functions, in order of namespace and name"}, s.list)
 	register(s, huma.Operation{OperationID: "list-revisions", Method: http.MethodGet, Path: functionPath + "/revisions", Tags: tags,
