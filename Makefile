@@ -5,7 +5,7 @@ export CGO_ENABLED ?= 0
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 INIT := executor/process/initbin/lambent-init
-SOURCES := go.mod go.sum $(shell find . -name '*.go' -o -path './shim/*' -name '*.py' -o -path './cli/*' -type f | grep -v /testdata/)
+SOURCES := go.mod go.sum $(shell find . -name '*.go' -o -path './shim/*' -type f -o -path './cli/*' -type f | grep -v /testdata/)
 # The race detector needs cgo; nothing that we ship does.
 RACE := CGO_ENABLED=1 go test -race -timeout 15m
 

@@ -19,8 +19,8 @@ import (
 
 // settingFlags are the settings that have a flag of their own; --set takes any.
 var settingFlags = []struct{ flag, field, usage string }{
-	{"runtime", "runtime", "what runs it: python (the latest), python3.N or go; found out when absent"},
-	{"handler", "handler", "module.function (python) or path of the executable (go)"},
+	{"runtime", "runtime", "what runs it: python or nodejs (the latest), python3.N, nodejsNN or go; found out when absent"},
+	{"handler", "handler", "module.function (python), module.export (nodejs) or path of the executable (go)"},
 	{"memory", "memory", "MiB"},
 	{"cpu", "cpu", "thousandths of a core"},
 	{"timeout", "timeouts.total", "from acceptance to the last byte, such as 30s"},
@@ -110,7 +110,7 @@ func (a *app) manifestFor(cmd *cobra.Command, source, name string, env, sets []s
 		m.Runtime, err = detectRuntime(source)
 	}
 	if m.Runtime == "" && err == nil {
-		err = usagef("say what runs the archive: --runtime python or --runtime go")
+		err = usagef("say what runs the archive: --runtime python, --runtime nodejs or --runtime go")
 	}
 	return m, err
 }

@@ -41,7 +41,7 @@ func (a *app) initialise() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&runtime, "runtime", "python", "python, python3.N or go")
+	cmd.Flags().StringVar(&runtime, "runtime", "python", "python, python3.N, nodejs, nodejsNN or go")
 	return cmd
 }
 
@@ -56,12 +56,12 @@ func scaffold(dir, runtime string) (paths []string, err error) {
 		return nil, err
 	}
 	kind := runtime
-	if _, ok := lambent.RuntimeOf(runtime); ok && runtime != "go" {
-		kind = "python"
+	if _, ok := lambent.RuntimeOf(runtime); ok {
+		kind = strings.TrimRight(runtime, "0123456789.")
 	}
 	entries, err := templates.ReadDir(path.Join("template", kind))
 	if err != nil {
-		return nil, usagef("there is no runtime %q to begin with; use python, python3.11 or go", runtime)
+		return nil, usagef("there is no runtime %q to begin with; use python, nodejs or go, or a version such as python3.11", runtime)
 	}
 	files := map[string]string{}
 	for _, entry := range entries {

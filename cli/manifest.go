@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -194,7 +196,10 @@ func names(t reflect.Type) (all []string) {
 // detectRuntime tells the runtime of the code in dir by its files.
 func detectRuntime(dir string) (string, error) {
 	found := map[string]string{}
-	for _, kind := range []struct{ pattern, runtime string }{{"*.py", "python"}, {"go.mod", "go"}, {"main.go", "go"}} {
+	for _, kind := range []struct{ pattern, runtime string }{
+		{"*.py", "python"}, {"go.mod", "go"}, {"main.go", "go"},
+		{"index.mjs", "nodejs"}, {"index.js", "nodejs"}, {"index.cjs", "nodejs"}, {"package.json", "nodejs"},
+	} {
 		files, err := filepath.Glob(filepath.Join(escapeGlob(dir), kind.pattern))
 		if err != nil {
 			return "", err
@@ -203,17 +208,16 @@ func detectRuntime(dir string) (string, error) {
 			found[kind.runtime] = filepath.Base(files[0])
 		}
 	}
-	switch {
-	case found["go"] != "" && found["python"] != "":
-		return "", lambent.Errorf(lambent.CodeInvalidRequest, "%s has both %s and %s", dir, found["go"], found["python"]).
-			WithHint("say which runtime it is: --runtime go, --runtime python, or runtime in %s", manifestName)
-	case found["go"] != "":
-		return "go", nil
-	case found["python"] != "":
-		return "python", nil
+	runtimes := slices.Sorted(maps.Keys(found))
+	switch len(runtimes) {
+	case 0:
+		return "", lambent.Errorf(lambent.CodeInvalidRequest, "%s has neither Python nor Node.js nor Go files", dir).
+			WithHint("say what runs it with --runtime, or begin with: lambent init DIR")
+	case 1:
+		return runtimes[0], nil
 	}
-	return "", lambent.Errorf(lambent.CodeInvalidRequest, "%s has neither Python nor Go files", dir).
-		WithHint("say what runs it with --runtime, or begin with: lambent init DIR")
+	return "", lambent.Errorf(lambent.CodeInvalidRequest, "%s has both %s and %s", dir, found[runtimes[0]], found[runtimes[1]]).
+		WithHint("say which runtime it is: --runtime %s, or runtime in %s", strings.Join(runtimes, ", --runtime "), manifestName)
 }
 
 func escapeGlob(path string) string {

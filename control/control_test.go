@@ -202,6 +202,18 @@ func TestLife(t *testing.T) {
 	}
 }
 
+func TestFamilies(t *testing.T) {
+	w := newWorld(t)
+	digest := w.upload("code")
+	for family, want := range map[string]string{"python": "python3.11", "nodejs": "nodejs20"} {
+		var d control.Deployment
+		w.gives(201, &d, "PUT", "/v1/namespaces/default/functions/"+family, deployBody(`{"runtime": "`+family+`"}`, digest))
+		if got := d.Function.Latest.Settings.Runtime; got != want {
+			t.Errorf("%s stands for %s, want %s", family, got, want)
+		}
+	}
+}
+
 func TestConcurrentDeploys(t *testing.T) {
 	w := newWorld(t)
 	const n = 8

@@ -172,12 +172,12 @@ func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
 // newRevision makes the revision that d describes, if this node can run it.
 func (s *server) newRevision(n Named, d Deploy) (*lambent.Revision, error) {
 	settings := d.Settings
-	if settings.Runtime == "python" {
-		python, err := s.latestPython()
+	if prefix, ok := families[settings.Runtime]; ok {
+		latest, err := s.latest(settings.Runtime, prefix)
 		if err != nil {
 			return nil, err
 		}
-		settings.Runtime = python
+		settings.Runtime = latest
 	}
 	settings, err := settings.Complete()
 	if err != nil {
@@ -194,18 +194,21 @@ func (s *server) newRevision(n Named, d Deploy) (*lambent.Revision, error) {
 	return lambent.NewRevision(n.Namespace, n.Name, settings, d.Code, root, time.Now()), nil
 }
 
-// latestPython is what the runtime "python" stands for on this node.
-func (s *server) latestPython() (string, error) {
+// families are the runtimes that stand for the latest of several, and how the names of those begin.
+var families = map[string]string{"python": "python3.", "nodejs": "nodejs"}
+
+// latest is what the runtime family stands for on this node.
+func (s *server) latest(family, prefix string) (string, error) {
 	latest, name := -1, ""
 	for _, runtime := range s.Executor.Runtimes() {
-		minor, ok := strings.CutPrefix(runtime, "python3.")
-		if n, err := strconv.Atoi(minor); ok && err == nil && n > latest {
+		version, ok := strings.CutPrefix(runtime, prefix)
+		if n, err := strconv.Atoi(version); ok && err == nil && n > latest {
 			latest, name = n, runtime
 		}
 	}
 	if name == "" {
-		return "", lambent.Errorf(lambent.CodeTierUnavailable, "body.settings.runtime: this node has no Python").
-			WithHint("install python3; lambent doctor tells what was looked for")
+		return "", lambent.Errorf(lambent.CodeTierUnavailable, "body.settings.runtime: this node has no %s", family).
+			WithHint("install it under /usr; lambent doctor lists the runtimes that are there")
 	}
 	return name, nil
 }

@@ -38,6 +38,7 @@ func run() error {
 	if err != nil {
 		return s.fail(err)
 	}
+	unix.Close(sandbox.FDListen) // so that connections are refused when the function does not listen any more
 	s.begun(pid, at)
 	// Privileges are dropped behind the report: nothing of the function can reach us in between.
 	if err := dropPrivileges(); err != nil {
