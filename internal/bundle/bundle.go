@@ -46,7 +46,7 @@ const (
 	maxPath      = 1024
 	maxLinkParts = 255
 	// maxLinkSteps bounds the work for all links of a bundle.
-	maxLinkSteps = 1_000_000
+	maxLinkSteps = 250_000
 )
 
 type entry struct {

@@ -273,7 +273,7 @@ func TestTruncatedAndTrailing(t *testing.T) {
 	for kind, archive := range map[string][]byte{"tar": raw, "tar.gz": gzipOf(t, raw), "zip": zipOf(t, items...)} {
 		want, err := normal(t, archive, wide)
 		check(t, err)
-		for cut := range len(archive) {
+		for cut := 0; cut < len(archive); cut += 61 { // no divisor of 512: all places in a block are met
 			got, err := normal(t, archive[:cut], wide)
 			// A tar may lack the second of the zero blocks at its end, which hold nothing.
 			if err == nil && (kind != "tar" || cut < len(archive)-512 || !bytes.Equal(got, want)) {

@@ -3,6 +3,7 @@
 package embednats
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,21 +17,28 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// ErrInUse means that another server has the directory.
-var ErrInUse = errors.New("the directory is in use by another process")
+// ErrInUse means that another server has the directory. ErrStuck means that NATS does not come to an end
+// with restoring its streams, which some damaged files do to it; the process has to end, because it goes
+// on trying.
+var (
+	ErrInUse = errors.New("the directory is in use by another process")
+	ErrStuck = errors.New("NATS cannot restore its streams; its files may be damaged: restore a backup")
+)
 
 // MaxPayload is the size in bytes of the largest message, headers included.
 const MaxPayload = 2 << 20
 
 const (
-	startTimeout = 30 * time.Second // of recovery too: NATS answers once its streams are restored
-	closeTimeout = 10 * time.Second
+	defaultStartTimeout = time.Minute
+	closeTimeout        = 10 * time.Second
 )
 
 // Options say how to run the server.
 type Options struct {
 	Dir    string       // where the streams live; made if it is missing
 	Logger *slog.Logger // gets what NATS says of repairs and faults; slog.Default() if nil
+	// StartTimeout bounds Start, in which NATS restores all streams; a minute if 0.
+	StartTimeout time.Duration
 }
 
 // Server is a running NATS server.
@@ -44,9 +52,8 @@ type Server struct {
 // Start runs a server on opts.Dir. NATS itself does not mind two servers on one directory, although they
 // destroy its files, so a lock guards it; the second Start gives an error that wraps [ErrInUse].
 func Start(opts Options) (*Server, error) {
-	if opts.Logger == nil {
-		opts.Logger = slog.Default()
-	}
+	opts.Logger = cmp.Or(opts.Logger, slog.Default())
+	opts.StartTimeout = cmp.Or(opts.StartTimeout, defaultStartTimeout)
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -55,10 +62,15 @@ func Start(opts Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{dir: opts.Dir, lock: lock}
-	if err := s.start(opts.Logger); err != nil {
-		return nil, errors.Join(fmt.Errorf("NATS on %s: %w", opts.Dir, err), s.Close())
+	err = s.start(opts)
+	if err == nil {
+		return s, nil
 	}
-	return s, nil
+	err = fmt.Errorf("%s: %w", opts.Dir, err)
+	if errors.Is(err, ErrStuck) {
+		return nil, err // the lock stays with this process, which still writes there
+	}
+	return nil, errors.Join(err, s.Close())
 }
 
 func lockFile(path string) (*os.File, error) {
@@ -76,7 +88,7 @@ func lockFile(path string) (*os.File, error) {
 	return f, nil
 }
 
-func (s *Server) start(log *slog.Logger) error {
+func (s *Server) start(opts Options) error {
 	srv, err := server.NewServer(&server.Options{
 		ServerName:         "lambent",
 		DontListen:         true,
@@ -93,11 +105,17 @@ func (s *Server) start(log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	srv.SetLoggerV2(logger{log}, false, false, false)
+	srv.SetLoggerV2(logger{opts.Logger}, false, false, false)
 	s.server = srv
-	srv.Start()
-	if !srv.ReadyForConnections(startTimeout) || !srv.JetStreamEnabled() {
-		return fmt.Errorf("not ready within %s", startTimeout)
+	started := make(chan struct{})
+	go func() { defer close(started); srv.Start() }()
+	select {
+	case <-started:
+	case <-time.After(opts.StartTimeout):
+		return fmt.Errorf("%w (tried for %s)", ErrStuck, opts.StartTimeout)
+	}
+	if !srv.ReadyForConnections(opts.StartTimeout) || !srv.JetStreamEnabled() {
+		return errors.New("NATS did not start; its log says why")
 	}
 	s.conn, err = nats.Connect("", nats.InProcessServer(srv), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
 	return err

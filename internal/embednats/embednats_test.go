@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -93,5 +94,50 @@ func TestRepairsAreLogged(t *testing.T) {
 	}
 	if !bytes.Contains(log.Bytes(), []byte("meta.inf")) {
 		t.Errorf("nothing said of the damaged file: %s", &log)
+	}
+}
+
+// TestStuckStart changes the sequence of a stored message, at which NATS counts through all that seem to
+// be missing. The server that does so is left behind in a process of its own.
+func TestStuckStart(t *testing.T) {
+	if dir := os.Getenv("LAMBENT_TEST_STUCK"); dir != "" {
+		_, err := embednats.Start(embednats.Options{Dir: dir, StartTimeout: time.Second})
+		if errors.Is(err, embednats.ErrStuck) {
+			os.Exit(3)
+		}
+		os.Exit(4)
+	}
+	dir := t.TempDir()
+	s := start(t, dir, io.Discard)
+	js, err := jetstream.New(s.Conn())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"a.subject", "b.subject"}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, subject := range []string{"a.subject", "b.subject", "a.subject"} {
+		if _, err := js.Publish(t.Context(), subject, make([]byte, 100)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	block := s.StreamDir("S") + "/msgs/1.blk"
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A record is a length of 4 bytes, the sequence and the time of 8, a length of 2, and the subject.
+	raw[bytes.Index(raw, []byte("b.subject"))-2-8-8+4] ^= 0x40
+	if err := os.WriteFile(block, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command(os.Args[0], "-test.run=^TestStuckStart$")
+	child.Env = append(os.Environ(), "LAMBENT_TEST_STUCK="+dir)
+	out, err := child.CombinedOutput()
+	if child.ProcessState.ExitCode() != 3 {
+		t.Errorf("the child ended with %v: %s", err, out)
 	}
 }

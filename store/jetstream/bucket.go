@@ -3,6 +3,7 @@ package jetstream
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"strconv"
@@ -49,8 +50,9 @@ func newBucket(conn *nats.Conn, name string) (*bucket, error) {
 	return &bucket{conn: conn, js: js, stream: "KV_" + name, prefix: "$KV." + name + "."}, nil
 }
 
-// create makes the stream, configured as KV buckets are, but for AllowAtomicPublish.
-func (b *bucket) create(ctx context.Context) error {
+// create makes the stream, whose first message will have sequence first, configured as KV buckets are, but
+// for AllowAtomicPublish.
+func (b *bucket) create(ctx context.Context, first uint64) error {
 	_, err := b.js.CreateStream(ctx, jetstream.StreamConfig{
 		Name:               b.stream,
 		Subjects:           []string{b.prefix + ">"},
@@ -61,6 +63,7 @@ func (b *bucket) create(ctx context.Context) error {
 		AllowDirect:        true,
 		DenyDelete:         true,
 		AllowAtomicPublish: true,
+		FirstSeq:           first,
 	})
 	return err
 }
@@ -117,11 +120,16 @@ func (b *bucket) get(ctx context.Context, key string) (message, error) {
 	return b.parse(m)
 }
 
-// purge removes what the stream has of key, up to sequence upTo.
+// purge removes what the stream has of key, or of all if key is empty, up to sequence upTo, behind which it
+// goes on in any case.
 func (b *bucket) purge(ctx context.Context, key string, upTo uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	body, err := json.Marshal(jetstream.StreamPurgeRequest{Subject: b.prefix + key, Sequence: upTo + 1})
+	request := jetstream.StreamPurgeRequest{Sequence: upTo + 1}
+	if key != "" {
+		request.Subject = b.prefix + key
+	}
+	body, err := json.Marshal(request)
 	if err != nil {
 		return err
 	}
@@ -133,7 +141,12 @@ func (b *bucket) purge(ctx context.Context, key string, upTo uint64) error {
 	return err
 }
 
-// scan gives the messages from sequence from on whose key begins with prefix, in their order.
+// errUnreadable means that there are messages from a sequence on that the server cannot read.
+var errUnreadable = errors.New("NATS cannot read its message")
+
+// scan gives the messages from sequence from on whose key begins with prefix, in their order. It reads by
+// direct gets, because they find every message that is there all the time, whatever is written meanwhile; the
+// count of pending messages that tells the end of a consumer does not.
 func (b *bucket) scan(ctx context.Context, prefix string, from uint64) iter.Seq2[message, error] {
 	return func(yield func(message, error) bool) {
 		inbox := b.conn.NewInbox()
@@ -148,11 +161,15 @@ func (b *bucket) scan(ctx context.Context, prefix string, from uint64) iter.Seq2
 			return
 		}
 		batch := make([]message, 0, scanMessages)
-		for more := true; more; {
+		for more, promised := true, false; more; promised = true {
 			batch, more, err = b.receiveScan(ctx, sub, batch[:0])
+			if err == nil && promised && len(batch) == 0 {
+				err = fmt.Errorf("%w %d of %s", errUnreadable, from, b.stream)
+			}
 			if err == nil && more {
 				// The server prepares the next batch while this one is used.
-				err = b.requestScan(inbox, prefix, batch[len(batch)-1].Revision+1)
+				from = batch[len(batch)-1].Revision + 1
+				err = b.requestScan(inbox, prefix, from)
 			}
 			if err != nil {
 				yield(message{}, err)

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +22,9 @@ import (
 )
 
 func text(log *bytes.Buffer) *slog.Logger { return slog.New(slog.NewTextHandler(log, nil)) }
+
+// valueSize makes a few hundred writes fill several blocks of NATS.
+const valueSize = 60_000
 
 // fill makes a store with overwritten, deleted and live keys in several blocks, and gives the live ones.
 func fill(t *testing.T, dir string) map[string]uint64 {
@@ -35,16 +40,16 @@ func fill(t *testing.T, dir string) map[string]uint64 {
 	var wg sync.WaitGroup
 	for w := range 20 {
 		wg.Go(func() {
-			for i := range 60 {
-				key := fmt.Sprintf("k.%d.%d", w, i%40)
-				revision, err := n.Put(t.Context(), key, bytes.Repeat([]byte("v"), 10_000), store.Any)
+			for i := range 10 {
+				key := fmt.Sprintf("k.%d.%d", w, i%7)
+				revision, err := n.Put(t.Context(), key, bytes.Repeat([]byte("v"), valueSize), store.Any)
 				if err != nil {
 					t.Error(err)
 				}
 				mu.Lock()
 				live[key] = revision
 				mu.Unlock()
-				if i%40 == 7 {
+				if i == 5 {
 					if err := n.Delete(t.Context(), key, revision); err != nil {
 						t.Error(err)
 					}
@@ -67,7 +72,7 @@ func intact(t *testing.T, n node, live map[string]uint64) error {
 		if err != nil {
 			return err
 		}
-		if live[entry.Key] != entry.Revision || len(entry.Value) != 10_000 {
+		if live[entry.Key] != entry.Revision || len(entry.Value) != valueSize {
 			return fmt.Errorf("%s is at revision %d with %d bytes, not %d", entry.Key, entry.Revision, len(entry.Value), live[entry.Key])
 		}
 		found++
@@ -93,14 +98,18 @@ func TestNoSilentLoss(t *testing.T) {
 		"first bytes": func(path string, _ int64) error { return os.Truncate(path, 10) },
 		"half":        func(path string, size int64) error { return os.Truncate(path, size/2) },
 		"last byte":   func(path string, size int64) error { return os.Truncate(path, size-1) },
-		"last 12,000": func(path string, size int64) error { return os.Truncate(path, max(0, size-12_000)) },
+		"last 70,000": func(path string, size int64) error { return os.Truncate(path, max(0, size-70_000)) },
 		"deleted":     func(path string, _ int64) error { return os.Remove(path) },
 		"flipped": func(path string, size int64) error {
 			raw, err := os.ReadFile(path)
 			if err != nil {
 				return err
 			}
-			raw[size/2] ^= 0x40
+			at := int(size / 2)
+			if i := bytes.Index(raw[at:], []byte("vvvvvvvv")); i >= 0 {
+				at += i // in a value: embednats tests what NATS does about a changed sequence
+			}
+			raw[at] ^= 0x40
 			return os.WriteFile(path, raw, 0o600)
 		},
 	}
@@ -110,6 +119,9 @@ func TestNoSilentLoss(t *testing.T) {
 				name := strings.ReplaceAll(file, "/", "|") + " " + how
 				if !index {
 					name += " without index"
+				}
+				if !index && !strings.HasSuffix(file, ".blk") {
+					continue // NATS reads the blocks alone only for want of an index
 				}
 				t.Run(name, func(t *testing.T) {
 					dir := t.TempDir()
@@ -156,8 +168,11 @@ func openDamaged(t *testing.T, dir string, live map[string]uint64) {
 	if !strings.Contains(log.String(), "accepted") {
 		t.Errorf("the log does not tell of the loss: %s", &log)
 	}
-	_, err = n.Put(t.Context(), "after", make([]byte, 10_000), store.Any)
+	revision, err := n.Put(t.Context(), "after", make([]byte, valueSize), store.Any)
 	check(t, err)
+	if highest := slices.Max(slices.Collect(maps.Values(live))); revision <= highest {
+		t.Errorf("revision %d after %d", revision, highest)
+	}
 	left, err := listed(t, n)
 	check(t, err)
 	t.Logf("kept %d of %d", len(left)-1, len(live))
@@ -195,14 +210,14 @@ func TestCrashBeforeWatermark(t *testing.T) {
 		path := filepath.Join(dir, "test.watermark")
 		n := open(t, dir)
 		for _, key := range []string{"a", "b", "a"} {
-			_, err := n.Put(t.Context(), key, make([]byte, 10_000), store.Any)
+			_, err := n.Put(t.Context(), key, make([]byte, valueSize), store.Any)
 			check(t, err)
 		}
 		old, err := os.ReadFile(path)
 		check(t, err)
 		var revision uint64
 		for range batches {
-			revision, err = n.Put(t.Context(), "a", make([]byte, 10_000), store.Any)
+			revision, err = n.Put(t.Context(), "a", make([]byte, valueSize), store.Any)
 			check(t, err)
 		}
 		check(t, n.Close())

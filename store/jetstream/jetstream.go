@@ -6,7 +6,7 @@
 // sequence, and the number and a sum of all live (key, revision) pairs. A write is acknowledged when both
 // the stream and the watermark are on the disk. Only one batch of writes, in which no key occurs twice, is
 // ever under way, and each message says which revision it replaces. So whatever the moment of a crash, [Open] can
-// take the messages behind the watermark back, and compare what is left with it: see verify.
+// take the messages behind the watermark back, and compare what is left with it: see read.
 package jetstream
 
 import (
@@ -33,7 +33,8 @@ type Options struct {
 	// Reserve is the free space in bytes that puts leave on the file system: NATS stops a stream for good
 	// when its disk is full. Deletes go on. 0 means DefaultReserve.
 	Reserve int64
-	// AcceptLoss opens a store that lost acknowledged writes, with what is left; see [ErrDamaged].
+	// AcceptLoss opens a store that lost acknowledged writes: what is left is written anew, and the damaged
+	// files are kept beside it. See [ErrDamaged].
 	AcceptLoss bool
 	Logger     *slog.Logger // slog.Default() if nil
 }

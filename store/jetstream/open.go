@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -23,6 +25,10 @@ type contents struct {
 	state
 	live map[string]uint64
 	dead map[string]uint64
+}
+
+func newContents() *contents {
+	return &contents{live: map[string]uint64{}, dead: map[string]uint64{}}
 }
 
 // Open opens the bucket, and makes it if there is none. It reads the whole bucket to prove that nothing is
@@ -73,8 +79,7 @@ func (o *opening) open(ctx context.Context) (*contents, error) {
 	case noStream && markErr == nil && acked.Last == 0: // a crash in the midst of create
 		return o.create(ctx)
 	case noStream && o.AcceptLoss:
-		o.Logger.Warn("accepted the loss of all entries", "watermark", describe(acked, markErr))
-		return o.create(ctx)
+		return o.salvage(ctx, acked, markErr)
 	case noStream:
 		return nil, o.damaged(acked, markErr, "NATS could not restore the stream, and said why in the log")
 	}
@@ -87,7 +92,7 @@ func (o *opening) open(ctx context.Context) (*contents, error) {
 			o.Logger.Info("kept writes that were not acknowledged before the last stop", "writes", found.Last-acked.Last)
 		}
 	case o.AcceptLoss:
-		o.Logger.Warn("accepted a loss", "watermark", describe(acked, markErr), "left", describe(found.state, nil))
+		return o.salvage(ctx, acked, markErr)
 	default:
 		return nil, o.damaged(acked, markErr, describe(found.state, nil)+missing)
 	}
@@ -99,25 +104,104 @@ func (o *opening) open(ctx context.Context) (*contents, error) {
 
 // create makes an empty bucket. The watermark comes first, so that a stream without one always means damage.
 func (o *opening) create(ctx context.Context) (*contents, error) {
-	aside := fmt.Sprintf("%s.damaged-%d", filepath.Join(o.Server.Dir(), o.bucket.stream), time.Now().UnixNano())
-	if err := os.Rename(o.dir, aside); err == nil {
-		o.Logger.Warn("moved the damaged files out of the way", "to", aside)
-	} else if !errors.Is(err, os.ErrNotExist) {
+	if err := o.setAside(false); err != nil {
 		return nil, err
 	}
 	if err := createWatermark(o.path, state{}); err != nil {
 		return nil, err
 	}
-	return &contents{live: map[string]uint64{}, dead: map[string]uint64{}}, o.bucket.create(ctx)
+	return newContents(), o.bucket.create(ctx, 1)
+}
+
+// salvage writes the entries that are left anew, to an emptied stream. The damaged one cannot stay in use: at its
+// next start NATS may find entries in it that had been replaced. The watermark is written last, so that Open
+// still refuses what a crash has left here.
+func (o *opening) salvage(ctx context.Context, acked state, markErr error) (*contents, error) {
+	var left []*write
+	last, err := o.bucket.last(ctx)
+	known := err == nil
+	if known {
+		if left, err = o.leftOver(ctx, last); err != nil {
+			return nil, err
+		}
+	}
+	if err := o.setAside(known); err != nil {
+		return nil, err
+	}
+	found := newContents()
+	found.Last = max(last, acked.Last) // revisions go on from here
+	if known {
+		err = o.bucket.purge(ctx, "", found.Last)
+	} else {
+		err = o.bucket.create(ctx, found.Last+1)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for batch := range slices.Chunk(left, 100) {
+		if err := o.bucket.publish(ctx, batch, found.Last); err != nil {
+			return nil, err
+		}
+		for _, w := range batch {
+			found.Last++
+			found.live[w.key] = found.Last
+			found.add(w.key, found.Last)
+		}
+	}
+	o.Logger.Warn("accepted a loss", "watermark", describe(acked, markErr), "kept", found.Live)
+	return found, createWatermark(o.path, found.state)
+}
+
+// leftOver reads the live entries, and steps over messages that cannot be read.
+func (o *opening) leftOver(ctx context.Context, last uint64) ([]*write, error) {
+	live := map[string]*write{}
+	for from := uint64(1); from <= last; from++ {
+		for m, err := range o.bucket.scan(ctx, "", from) {
+			if errors.Is(err, errUnreadable) {
+				break
+			}
+			if err != nil {
+				return nil, err
+			}
+			from = m.Revision
+			delete(live, m.Key)
+			if !m.Deleted {
+				live[m.Key] = &write{key: m.Key, value: m.Value}
+			}
+		}
+	}
+	return slices.Collect(maps.Values(live)), nil
+}
+
+// setAside keeps the stream's files, where there are any, in a directory that NATS does not look at: a copy of
+// them, if it uses them.
+func (o *opening) setAside(inUse bool) error {
+	aside := fmt.Sprintf("%s.damaged-%d", filepath.Join(o.Server.Dir(), o.bucket.stream), time.Now().UnixNano())
+	var err error
+	if inUse {
+		err = os.CopyFS(aside, os.DirFS(o.dir))
+	} else {
+		err = os.Rename(o.dir, aside)
+	}
+	if err == nil {
+		o.Logger.Warn("keeping the damaged files", "dir", aside)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // read scans the stream, whose last message is last. Missing says what is not there although it was
 // acknowledged, or is empty: then the live keys up to the watermark, together with those that the messages
 // behind it replaced, are exactly the ones that the watermark counts and sums.
 func (o *opening) read(ctx context.Context, acked state, last uint64) (found *contents, missing string, err error) {
-	found = &contents{live: map[string]uint64{}, dead: map[string]uint64{}}
+	found = newContents()
 	before := state{Last: acked.Last} // as it was at the watermark, if nothing is missing
 	for m, err := range o.bucket.scan(ctx, "", 1) {
+		if errors.Is(err, errUnreadable) {
+			break
+		}
 		if err != nil {
 			return nil, "", err
 		}
