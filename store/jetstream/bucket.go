@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"lambent/internal/embednats"
 	"lambent/store"
 )
 
@@ -36,18 +38,19 @@ const (
 // has neither atomic batches of writes nor reads in batches.
 type bucket struct {
 	conn   *nats.Conn
+	dial   func() (net.Conn, error) // another connection
 	js     jetstream.JetStream
 	stream string // "KV_" and the bucket's name
 	prefix string // of the subjects: "$KV.", the bucket's name and a dot
 	batch  uint64 // names the last batch published; only the committer uses it
 }
 
-func newBucket(conn *nats.Conn, name string) (*bucket, error) {
-	js, err := jetstream.New(conn, jetstream.WithDefaultTimeout(requestTimeout))
+func newBucket(server *embednats.Server, name string) (*bucket, error) {
+	js, err := jetstream.New(server.Conn(), jetstream.WithDefaultTimeout(requestTimeout))
 	if err != nil {
 		return nil, err
 	}
-	return &bucket{conn: conn, js: js, stream: "KV_" + name, prefix: "$KV." + name + "."}, nil
+	return &bucket{conn: server.Conn(), dial: server.Dial, js: js, stream: "KV_" + name, prefix: "$KV." + name + "."}, nil
 }
 
 // create makes the stream, whose first message will have sequence first, configured as KV buckets are, but
@@ -144,10 +147,29 @@ func (b *bucket) purge(ctx context.Context, key string, upTo uint64) error {
 // errUnreadable means that there are messages from a sequence on that the server cannot read.
 var errUnreadable = errors.New("NATS cannot read its message")
 
-// scan gives the messages from sequence from on whose key begins with prefix, in their order. It reads by
-// direct gets, because they find every message that is there all the time, whatever is written meanwhile; the
-// count of pending messages that tells the end of a consumer does not.
+// scan gives the messages from sequence from on whose key begins with prefix, in their order: the fast way, and
+// from where that fails on by direct gets, which tell what is wrong.
 func (b *bucket) scan(ctx context.Context, prefix string, from uint64) iter.Seq2[message, error] {
+	return func(yield func(message, error) bool) {
+		for m, err := range b.flow(ctx, prefix, from) {
+			if err != nil && ctx.Err() == nil {
+				break
+			}
+			if !yield(m, err) || err != nil {
+				return
+			}
+			from = m.Revision + 1
+		}
+		for m, err := range b.gets(ctx, prefix, from) {
+			if !yield(m, err) {
+				return
+			}
+		}
+	}
+}
+
+// gets reads by direct gets.
+func (b *bucket) gets(ctx context.Context, prefix string, from uint64) iter.Seq2[message, error] {
 	return func(yield func(message, error) bool) {
 		inbox := b.conn.NewInbox()
 		sub, err := b.conn.SubscribeSync(inbox)

@@ -178,7 +178,7 @@ func (s *Store) acknowledge(changes []store.Event) error {
 			delete(s.dead, c.Key)
 		}
 	}
-	s.acked, s.behind = next, false
+	s.acked, s.behind, s.opened = next, false, nil
 	s.hub.Publish(changes...)
 	return nil
 }

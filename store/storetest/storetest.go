@@ -58,6 +58,14 @@ func RunReopen(t *testing.T, reopen func(t *testing.T) store.Store) {
 	for round := range 4 {
 		s := reopen(t)
 		expect(t, s, "", want)
+		values := map[string]string{}
+		for key, entry := range want {
+			values[key] = string(entry.Value)
+		}
+		for _, prefix := range []string{"", "k."} {
+			watch(t, s, prefix).wantSnapshot(values)
+		}
+		watch(t, s, "other.").wantSnapshot(map[string]string{})
 		for i := range 50 {
 			key := fmt.Sprintf("k.%d", (round*17+i)%60)
 			if old, ok := want[key]; ok && i%3 == 0 {
