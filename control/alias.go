@@ -285,11 +285,14 @@ func number(name string) int {
 // maxRace bounds how often a publish tries the next number because another one has taken it.
 const maxRace = 10
 
+// Publish says what to publish.
+type Publish struct {
+	Revision string `json:"revision,omitempty" doc:"as in a target of an alias; latest when absent"`
+}
+
 func (s *server) publish(ctx context.Context, in *struct {
 	Named
-	Body *struct {
-		Revision string `json:"revision,omitempty" doc:"what to publish, as in a target of an alias; latest when absent"`
-	}
+	Body *Publish
 }) (*aliasOutput, error) {
 	f, err := s.existing(ctx, in.Named)
 	if err != nil {
@@ -323,12 +326,15 @@ func (s *server) publish(ctx context.Context, in *struct {
 	return nil, store.ErrConflict
 }
 
+// Rollback says what to roll back.
+type Rollback struct {
+	Alias string `json:"alias,omitempty" doc:"latest when absent"`
+}
+
 func (s *server) rollback(ctx context.Context, in *struct {
 	Named
 	IfMatch string `header:"If-Match"`
-	Body    *struct {
-		Alias string `json:"alias,omitempty" doc:"latest when absent"`
-	}
+	Body    *Rollback
 }) (*aliasOutput, error) {
 	f, err := s.existing(ctx, in.Named)
 	if err != nil {

@@ -20,9 +20,16 @@ import (
 	"lambent/store"
 )
 
-// huma makes its own errors through a package variable. Nothing else in the program uses huma, and package
-// initialisation is the one moment when no request can be reading it.
-func init() { huma.NewError = newError }
+// huma makes its own errors through package variables. Nothing else in the program uses huma, and package
+// initialisation is the one moment when no request can be reading them.
+func init() {
+	huma.NewError = func(status int, message string, errs ...error) huma.StatusError {
+		return newError("", status, message, errs...)
+	}
+	huma.NewErrorWithContext = func(ctx huma.Context, status int, message string, errs ...error) huma.StatusError {
+		return newError(ctx.Operation().OperationID, status, message, errs...)
+	}
+}
 
 // failure is a *lambent.Error as huma answers it.
 type failure struct {
@@ -32,8 +39,8 @@ type failure struct {
 func (f *failure) Error() string  { return f.Fault.Error() }
 func (f *failure) GetStatus() int { return f.Fault.Status() }
 
-// newError turns what huma found wrong with a request into our error.
-func newError(status int, message string, errs ...error) huma.StatusError {
+// newError turns what huma found wrong with a request of an operation into our error.
+func newError(operation string, status int, message string, errs ...error) huma.StatusError {
 	code := lambent.CodeInvalidRequest
 	switch {
 	case status == http.StatusRequestEntityTooLarge:
@@ -51,7 +58,7 @@ func newError(status int, message string, errs ...error) huma.StatusError {
 		}
 		found = append(found, d.Location+": "+d.Message)
 		if e.Hint == "" && d.Message == validation.MsgUnexpectedProperty {
-			e.Hint = didYouMean(d.Location)
+			e.Hint = didYouMean(operation, d.Location)
 		}
 	}
 	if len(found) > 0 {
@@ -61,6 +68,12 @@ func newError(status int, message string, errs ...error) huma.StatusError {
 }
 
 var (
+	bodyNames = map[string][]string{ // by operation
+		"deploy":    jsonNames(reflect.TypeFor[Deploy]()),
+		"set-alias": jsonNames(reflect.TypeFor[AliasSpec]()),
+		"publish":   jsonNames(reflect.TypeFor[Publish]()),
+		"rollback":  jsonNames(reflect.TypeFor[Rollback]()),
+	}
 	settingNames = jsonNames(reflect.TypeFor[lambent.Settings]())
 	timeoutNames = jsonNames(reflect.TypeFor[lambent.Timeouts]())
 )
@@ -73,11 +86,11 @@ func jsonNames(t reflect.Type) (names []string) {
 	return names
 }
 
-// didYouMean is a hint for the unknown property at location, such as body.settings.memroy.
-func didYouMean(location string) string {
+// didYouMean is a hint for the unknown property at location, such as body.settings.memroy, of an operation.
+func didYouMean(operation, location string) string {
 	dot := strings.LastIndexByte(location, '.')
 	names := map[string][]string{
-		"body":                   {"settings", "code"},
+		"body":                   bodyNames[operation],
 		"body.settings":          settingNames,
 		"body.settings.timeouts": timeoutNames,
 	}[location[:max(dot, 0)]]
