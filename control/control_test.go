@@ -481,7 +481,7 @@ func TestInvocations(t *testing.T) {
 func TestSystem(t *testing.T) {
 	var s control.System
 	newWorld(t).gives(200, &s, "GET", "/v1/system", "")
-	if s.Version != "test" || s.Functions != "http://127.0.0.1:8080" || len(s.Runtimes) != 3 || len(s.Findings) != 1 || s.Arch == "" {
+	if s.Version != "test" || s.Functions != "http://127.0.0.1:8080" || len(s.Runtimes) != 5 || len(s.Findings) != 1 || s.Arch == "" {
 		t.Errorf("%+v", s)
 	}
 }

@@ -154,7 +154,9 @@ func (c *codeMap) Open(digest string) (io.ReadCloser, error) {
 
 type runtimes struct{}
 
-func (runtimes) Runtimes() []string { return []string{"go", "python3.9", "python3.11", "nodejs18", "nodejs20"} }
+func (runtimes) Runtimes() []string {
+	return []string{"go", "python3.9", "python3.11", "nodejs18", "nodejs20"}
+}
 func (runtimes) Root(runtime string) (string, error) {
 	if runtime == "python3.12" {
 		return "", lambent.Errorf(lambent.CodeTierUnavailable, "python3.12 is not installed")

@@ -11,13 +11,17 @@ const EXTENSIONS = ['.js', '.mjs', '.cjs'];
 async function load(name, folder) {
   const dot = name.lastIndexOf('.');
   const key = name.slice(dot + 1);
-  const file = find(folder, name.slice(0, dot));
+  const stem = name.slice(0, dot);
+  const file = find(folder, stem);
   const where = path.relative(folder, file);
   const exports = await importFile(file, folder).catch((thrown) => {
     throw explain(thrown, file);
   });
   const handler = member(exports, key);
-  if (handler === undefined) throw missing(`${where} exports no ${key}; it exports: ${names(exports)}`);
+  if (handler === undefined) {
+    const hint = typeof member(exports, 'default')?.fetch === 'function' ? `; its fetch handler is named ${stem}.default` : '';
+    throw missing(`${where} exports no ${key}; it exports: ${names(exports)}${hint}`);
+  }
   if (key === 'default' && typeof handler?.fetch !== 'function') {
     throw missing(`the default export of ${where} has no function fetch(request, env, ctx); ` +
       'a handler of events is exported by a name of its own');
@@ -32,8 +36,8 @@ function missing(message) {
   return new Failure('start_failed', 'HandlerNotFound', message);
 }
 
-function find(folder, module) {
-  const files = EXTENSIONS.map((extension) => module + extension);
+function find(folder, stem) {
+  const files = EXTENSIONS.map((extension) => stem + extension);
   const found = files.find((file) => fs.existsSync(path.join(folder, file)));
   if (found) return path.join(folder, found);
   const there = fs.readdirSync(folder).sort().slice(0, 20).join(', ') || 'nothing';
@@ -72,9 +76,7 @@ function member(exports, key) {
 }
 
 function names(exports) {
-  const all = Object.keys(Object(exports)).slice(0, 20).join(', ') || 'nothing';
-  const fetches = typeof (exports?.default ?? exports)?.fetch === 'function';
-  return fetches ? `${all} (a fetch handler is named by its module: MODULE.default)` : all;
+  return Object.keys(Object(exports)).slice(0, 20).join(', ') || 'nothing';
 }
 
 function explain(thrown, file) {

@@ -48,7 +48,7 @@ const failures = {
   'export missing': [{ 'index.mjs': 'export const a = 1; export default {}' }, 'index.mjs exports no handler; it exports: a, default'],
   'export missing in CommonJS': [{ 'index.js': 'exports.b = exports.a = () => 1' }, 'index.js exports no handler; it exports: a, b'],
   'nothing exported': [{ 'index.js': 'module.exports = null' }, 'it exports: nothing'],
-  'a fetch handler under another name': [{ 'index.mjs': 'export default { fetch() {} }' }, 'MODULE.default'],
+  'a fetch handler under another name': [{ 'index.mjs': 'export default { fetch() {} }' }, 'named index.default'],
   'no function': [{ 'index.js': 'exports.handler = {}' }, 'handler in index.js is of type object, not a function'],
   throws: [{ 'index.js': 'function f() { throw new RangeError("no luck") }\nf()' }, 'RangeError: no luck'],
   'throws, module': [{ 'index.mjs': 'await null; throw new RangeError("no luck")' }, 'RangeError: no luck'],
