@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -123,6 +124,9 @@ func (s *Server) start(opts Options) error {
 
 // Conn is the connection into the server, shared by all users.
 func (s *Server) Conn() *nats.Conn { return s.conn }
+
+// Dial makes another connection into the server, on which the NATS protocol is spoken.
+func (s *Server) Dial() (net.Conn, error) { return s.server.InProcessConn() }
 
 // Dir is the directory that was given to [Start].
 func (s *Server) Dir() string { return s.dir }
