@@ -70,6 +70,10 @@ func TestLife(t *testing.T) {
 	if r, err := c.Revision(ctx, "default", "hello", rs[0].ID); err != nil || r.Code != b.Digest {
 		t.Errorf("revision %+v, %v", r, err)
 	}
+	testAliases(t, c, d.Function.Latest.ID, deploy)
+	if f, err = c.Function(ctx, "default", "hello"); err != nil {
+		t.Fatal(err)
+	}
 	if s, err := c.System(ctx); err != nil || s.Version != "test" || len(s.Findings) != 1 {
 		t.Errorf("system %+v, %v", s, err)
 	}
@@ -81,6 +85,62 @@ func TestLife(t *testing.T) {
 	}
 	if err := c.Delete(ctx, "default", "hello", 0); !lambent.HasCode(err, lambent.CodeFunctionNotFound) {
 		t.Errorf("delete again: %v", err)
+	}
+}
+
+// testAliases takes the function hello, whose only revision is first, through all that aliases do.
+func testAliases(t *testing.T, c *client.Client, first string, deploy client.Deploy) {
+	ctx := t.Context()
+	if a, err := c.Publish(ctx, "default", "hello", ""); err != nil || a.Name != "1" || a.Targets[0].Revision.ID != first {
+		t.Errorf("publish %+v, %v", a, err)
+	}
+	deploy.Version, deploy.Settings.Memory, deploy.Settings.Env = 0, 64, map[string]string{"A": "s3cret"}
+	d, err := c.Deploy(ctx, deploy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := d.Function.Latest.ID
+	set := client.SetAlias{Namespace: "default", Function: "hello", Name: "prod", Create: true,
+		Targets: []lambent.Weight{{Revision: "1", Weight: 9}, {Revision: "latest", Weight: 1}}, Sticky: "query:user"}
+	a, err := c.SetAlias(ctx, set)
+	if err != nil || a.Sticky != "query:user" || !slices.Equal(a.Weights(), []lambent.Weight{{Revision: first, Weight: 9}, {Revision: second, Weight: 1}}) {
+		t.Fatalf("set %+v, %v", a, err)
+	}
+	if _, err := c.SetAlias(ctx, set); !lambent.HasCode(err, lambent.CodeConflict) {
+		t.Errorf("create again: %v", err)
+	}
+	set.Create, set.Version, set.Targets = false, a.Version, []lambent.Weight{{Revision: second, Weight: 1}}
+	moved, err := c.SetAlias(ctx, set)
+	if err != nil || moved.Targets[0].Revision.ID != second {
+		t.Errorf("move %+v, %v", moved, err)
+	}
+	if _, err := c.Rollback(ctx, "default", "hello", "prod", a.Version); !lambent.HasCode(err, lambent.CodeConflict) {
+		t.Errorf("rollback of an old version: %v", err)
+	}
+	if back, err := c.Rollback(ctx, "default", "hello", "prod", moved.Version); err != nil || !slices.Equal(back.Weights(), a.Weights()) {
+		t.Errorf("rollback %+v, %v", back, err)
+	}
+	if back, err := c.Rollback(ctx, "default", "hello", "", 0); err != nil || back.Name != lambent.LatestAlias || back.Targets[0].Revision.ID != first {
+		t.Errorf("rollback of latest %+v, %v", back, err)
+	}
+	if got, err := c.Alias(ctx, "default", "hello", "prod"); err != nil || len(got.Targets) != 2 {
+		t.Errorf("alias %+v, %v", got, err)
+	}
+	if all, err := c.Aliases(ctx, "default", "hello"); err != nil || len(all) != 3 || all[2].Name != "1" {
+		t.Errorf("aliases %+v, %v", all, err)
+	}
+	diff, err := c.Diff(ctx, "default", "hello", "1", second)
+	if err != nil || diff.To.ID != second || len(diff.Settings) != 1 || diff.Settings[0].Field != "memory" || !slices.Equal(diff.Env.Added, []string{"A"}) {
+		t.Errorf("diff %+v, %v", diff, err)
+	}
+	if err := c.DeleteAlias(ctx, "default", "hello", "prod", 1); !lambent.HasCode(err, lambent.CodeConflict) {
+		t.Errorf("delete at a wrong version: %v", err)
+	}
+	if err := c.DeleteAlias(ctx, "default", "hello", "prod", 0); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Alias(ctx, "default", "hello", "prod"); !lambent.HasCode(err, lambent.CodeNotFound) {
+		t.Errorf("deleted alias: %v", err)
 	}
 }
 
@@ -145,7 +205,10 @@ func TestInvoke(t *testing.T) {
 		e.Trace = "Traceback"
 		return nil, e
 	}
-	_, err = c.Invoke(t.Context(), "team", "f", "", nil)
+	if _, err := c.Invoke(t.Context(), "team", "f:pr&d", "", nil); !lambent.HasCode(err, lambent.CodeNotFound) || !strings.Contains(err.Error(), `"pr&d"`) {
+		t.Errorf("unknown alias: %v", err)
+	}
+	_, err = c.Invoke(t.Context(), "team", "f:latest", "", nil)
 	if e := lambent.ErrorOf(err); e.Code != lambent.CodeHandlerError || e.Fault != lambent.FaultFunction || e.Trace != "Traceback" || e.Invocation == "" {
 		t.Errorf("error %+v", e)
 	}
