@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -360,11 +359,23 @@ func TestClientLeaves(t *testing.T) {
 
 // kill -9 of the daemon: the next start sweeps what it left, and serves.
 func TestKilledDaemon(t *testing.T) {
+	dir := t.TempDir()
+	kill := startProcess(t, dir)
+	first := attach(t, dir)
+	first.python("f", hello, nil)
+	first.call("GET", "/fn/f", nil).want(t, 201, "")
+	kill()
+	n := start(t, dir)
+	n.call("GET", "/fn/f", nil).want(t, 201, "")
+}
+
+// startProcess runs a daemon as a process of its own on dir, and gives what kills it.
+func startProcess(t *testing.T, dir string) (kill func()) {
+	t.Helper()
 	bin := filepath.Join(t.TempDir(), "lambent")
 	if out, err := exec.Command("go", "build", "-o", bin, "lambent/cmd/lambent").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	dir := t.TempDir()
 	cmd := exec.Command(bin, "up", "--data", dir, "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0")
 	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+t.TempDir())
 	cmd.Stderr = os.Stderr
@@ -375,19 +386,17 @@ func TestKilledDaemon(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer cmd.Process.Kill()
+	kill = sync.OnceFunc(func() {
+		if err := cmd.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+		_ = cmd.Wait() // it was killed
+	})
+	t.Cleanup(kill)
 	lines := bufio.NewScanner(out)
 	for lines.Scan() && !strings.HasPrefix(lines.Text(), "serving") {
 	}
-	first := attach(t, dir)
-	first.python("f", hello, nil)
-	first.call("GET", "/fn/f", nil).want(t, 201, "")
-	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait() // killed
-	n := start(t, dir)
-	n.call("GET", "/fn/f", nil).want(t, 201, "")
+	return kill
 }
 
 // attach gives a daemon of another process that runs on dir.
