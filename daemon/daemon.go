@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -30,7 +29,6 @@ import (
 	"lambent/observe/logs"
 	"lambent/observe/metric"
 	"lambent/observe/record"
-	"lambent/store"
 	"lambent/store/jetstream"
 )
 
@@ -109,82 +107,6 @@ func (n *node) open(ctx context.Context) (err error) {
 	n.metrics = metric.New(metric.Options{Pools: n.pools(), Lost: map[string]func() uint64{"records": n.records.Lost, "log_lines": n.logs.Lost}})
 	n.invoker = observe.Wrap(n.dispatch, n.records.Add, n.metrics.Add)
 	return n.watch(ctx)
-}
-
-// watch keeps the route table up to date with the store; it returns when the table is complete.
-func (n *node) watch(ctx context.Context) error {
-	wctx, cancel := context.WithCancel(context.Background())
-	n.unwatch = cancel
-	feeds := map[string]func(store.Event){control.FunctionPrefix: n.applyFunction, control.AliasPrefix: n.applyAlias}
-	synced := make(chan error, 2*len(feeds)) // the ends of the watches too, which nobody reads
-	n.progress = map[string]*route.Progress{}
-	for prefix, apply := range feeds {
-		progress := route.NewProgress()
-		n.progress[prefix] = progress
-		n.watching.Go(func() {
-			for ev, err := range n.store.Watch(wctx, prefix) {
-				switch {
-				case err != nil:
-					if wctx.Err() == nil {
-						n.log.Error("a watch of the store ended: its changes are not seen any more", "keys", prefix, "err", err)
-					}
-					synced <- err
-					return
-				case ev.Synced:
-					synced <- nil
-				default:
-					apply(ev)
-					progress.Applied(ev.Revision)
-				}
-			}
-		})
-	}
-	for range feeds {
-		select {
-		case err := <-synced:
-			if err != nil {
-				return err
-			}
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
-}
-
-// applied returns when the route table has what key holds at revision.
-func (n *node) applied(ctx context.Context, key string, revision uint64) error {
-	kind, _, _ := strings.Cut(key, ".")
-	return n.progress[kind+"."].Wait(ctx, revision)
-}
-
-func (n *node) applyFunction(ev store.Event) {
-	if ev.Deleted {
-		namespace, name, _ := control.FunctionName(ev.Key)
-		n.retire(n.table.Delete(namespace, name))
-		n.metrics.Forget(namespace, name)
-		return
-	}
-	f, err := control.DecodeFunction(ev.Entry)
-	if err != nil {
-		n.log.Error("a function is left out", "err", err)
-		return
-	}
-	n.retire(n.table.Set(f))
-}
-
-func (n *node) applyAlias(ev store.Event) {
-	if ev.Deleted {
-		namespace, name, alias, _ := control.AliasName(ev.Key)
-		n.retire(n.table.DeleteAlias(namespace, name, alias))
-		return
-	}
-	a, err := control.DecodeAlias(ev.Entry)
-	if err != nil {
-		n.log.Error("an alias is left out", "err", err)
-		return
-	}
-	n.retire(n.table.SetAlias(a))
 }
 
 func (n *node) retire(lost []*lambent.Revision) {
