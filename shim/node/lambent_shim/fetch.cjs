@@ -29,8 +29,9 @@ async function send(response, req, res) {
   if (response.status < 200 || response.status > 599) throw bad(`a Response of status ${response.status}`);
   if (response.bodyUsed || response.body?.locked) throw bad('a Response whose body is in use or used up');
   // A body that was decoded on its way, as fetch does, has another length than its field says.
-  const fields = [...response.headers].filter(([name]) =>
+  const fields = [...response.headers].filter(([name]) => name !== 'set-cookie' &&
     !isHopByHop(name) && !isOurs(name) && (name !== 'content-length' || req.method === 'HEAD'));
+  fields.push(...cookiesOf(response.headers).map((cookie) => ['set-cookie', cookie]));
   res.writeHead(response.status, fields.flat());
   if (!response.body || req.method === 'HEAD') {
     await response.body?.cancel();
@@ -49,6 +50,11 @@ async function send(response, req, res) {
     if (!res.write(part.value)) await new Promise((resolve) => (proceed = resolve));
   }
   res.end();
+}
+
+// The Headers of Debian's Node.js 18 joins cookies by commas; within one, only a date has a comma (RFC 6265).
+function cookiesOf(headers) {
+  return headers.getSetCookie?.() ?? headers.get('set-cookie')?.split(/, (?=[^;,= ]+=)/) ?? [];
 }
 
 function bad(what) {

@@ -7,14 +7,14 @@ import { HOST, Shim, fetching, isError } from './harness.mjs';
 test('what Request and Response say', async (t) => {
   const shim = await fetching(t, `export default { greeting: 'hello', async fetch(request, env, ctx) {
     const headers = new Headers({ 'X-Seen': request.headers.get('x-many'), 'Lambent-Error': 'internal', Connection: 'close', 'Content-Length': '1' });
-    headers.append('Set-Cookie', 'a=1'); headers.append('Set-Cookie', 'b=2');
+    headers.append('Set-Cookie', 'a=1; Expires=Wed, 21 Oct 2026 07:28:00 GMT'); headers.append('Set-Cookie', 'b=2');
     return new Response([this.greeting, request.method, request.url, env.COLOUR, ctx.invocation, await request.text(),
       request.headers.get('lambent-invocation')].join(' '), { status: 201, headers });
   } }`, { env: { COLOUR: 'blue' } });
   const headers = [['Host', 'f.example:8080'], ['X-Forwarded-Proto', 'https'], ['X-Many', 'a'], ['X-Many', 'b']];
   const answer = await shim.call({ trigger: 'http', path: '/a%20b?c=d', headers, body: 'data' });
   assert.equal(answer.text, 'hello POST https://f.example:8080/a%20b?c=d blue inv-1 data ');
-  assert.deepEqual([answer.status, answer.headers['x-seen'], answer.headers['set-cookie'], answer.error], [201, 'a, b', ['a=1', 'b=2'], undefined]);
+  assert.deepEqual([answer.status, answer.headers['x-seen'], answer.headers['set-cookie'], answer.error], [201, 'a, b', ['a=1; Expires=Wed, 21 Oct 2026 07:28:00 GMT', 'b=2'], undefined]);
   assert.match((await shim.call({ trigger: 'invoke', body: '{}' })).text, /POST http:\/\/localhost\/ blue inv-1 {}/);
   assert.match((await shim.call({ trigger: 'http', method: 'GET', body: 'lost' })).text, /GET/);
   isError(await shim.call({ trigger: 'http', method: 'TRACE' }), 'invalid_request', 'TRACE');
