@@ -15,7 +15,7 @@ import (
 	"lambent/client"
 )
 
-const revisionHelp = "\n\nREVISION is the id of a revision, the number of a published version, or an alias that points to one revision."
+const revisionHelp = "\n\nREVISION is the id of a revision, the number of a published version, or an alias, which stands for\nthe one revision that it points to now."
 
 func (a *app) alias() *cobra.Command {
 	cmd := &cobra.Command{
