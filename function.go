@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"regexp"
 	"time"
+	"unique"
 )
 
 // DefaultNamespace is the namespace of names that say none.
@@ -59,6 +60,14 @@ func NewRevision(namespace, function string, s Settings, code, root string, now 
 	r.ID = hex.EncodeToString(sum[:8])
 	r.Created = now.UTC().Truncate(time.Millisecond)
 	return r
+}
+
+// Share lets r's strings that many revisions have in common be one copy in memory. It is for revisions that
+// are kept by the thousand.
+func (r *Revision) Share() {
+	for _, s := range []*string{&r.Namespace, &r.Code, &r.Root, &r.Settings.Runtime, &r.Settings.Handler, &r.Settings.Tier, &r.Settings.Reuse, &r.Settings.Auth} {
+		*s = unique.Make(*s).Value()
+	}
 }
 
 // Key names the revision on the whole node: "namespace/function@id".

@@ -41,10 +41,12 @@ func DecodeFunction(e store.Entry) (*lambent.Function, error) {
 	if err := json.Unmarshal(e.Value, f); err != nil {
 		return nil, damaged(e, err)
 	}
-	if f.Latest == nil || functionKey(f.Namespace, f.Name) != e.Key {
+	if f.Latest == nil || functionKey(f.Namespace, f.Name) != e.Key || functionKey(f.Latest.Namespace, f.Latest.Function) != e.Key {
 		return nil, damaged(e, nil)
 	}
 	f.Version = e.Revision
+	f.Latest.Share()
+	f.Namespace, f.Latest.Function = f.Latest.Namespace, f.Name
 	return f, nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"iter"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -79,10 +80,14 @@ func start(opts Options, b *bucket, found *contents, mark *watermark) *Store {
 		writes: make(chan *write), closing: make(chan struct{}),
 		live: found.live, dead: found.dead, acked: found.state, opened: found.entries,
 	}
+	size := len(found.entries)
 	s.forget = time.AfterFunc(openedLife, func() {
 		s.mu.Lock()
-		defer s.mu.Unlock()
 		s.opened = nil
+		s.mu.Unlock()
+		if size > 10_000 {
+			debug.FreeOSMemory() // by itself Go keeps for minutes what only the start needed
+		}
 	})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.running.Go(s.commitLoop)
