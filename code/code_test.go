@@ -38,7 +38,7 @@ func check(t *testing.T, err error) {
 
 func open(t *testing.T, opts Options) *Store {
 	t.Helper()
-	opts.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	opts.Logger = slog.New(slog.DiscardHandler)
 	s, err := Open(opts)
 	check(t, err)
 	t.Cleanup(func() {

@@ -3,7 +3,6 @@ package jetstream_test
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"sync"
@@ -44,7 +43,7 @@ func TestReopen(t *testing.T) {
 
 func open(t *testing.T, dir string) node {
 	t.Helper()
-	n, err := tryOpen(t, dir, jetstream.Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	n, err := tryOpen(t, dir, jetstream.Options{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,12 +103,11 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, 
 			return
 		}
 		_, entries := s.snapshot(prefix)
-		for entry := range entries {
-			if err := ctx.Err(); err != nil {
-				yield(store.Entry{}, err)
-				return
+		for entry, err := range entries {
+			if err == nil {
+				err = ctx.Err()
 			}
-			if !yield(entry, nil) {
+			if !yield(entry, err) || err != nil {
 				return
 			}
 		}

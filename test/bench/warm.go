@@ -173,7 +173,6 @@ func warm(ctx context.Context, short bool) (err error) {
 				ratios[i] = rates[2][i] / rates[1][i]
 			}
 			rep.atLeast("warm_throughput_ratio", median(ratios), "x", 0.7)
-			rep.atMost("warm_cpu_ratio", median(cpus[2])/median(cpus[1]), "x", 1)
 		}
 	}
 	rep.none("warm_failed", failed)
