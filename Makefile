@@ -1,7 +1,9 @@
 # Lambent: build, run, test, measure. `make` alone lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-export CGO_ENABLED ?= 0
+export CGO_ENABLED := 0
+# A checkout may belong to another user than the one who builds; VERSION says what is built.
+export GOFLAGS += -buildvcs=false
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 INIT := executor/process/initbin/lambent-init

@@ -1,6 +1,7 @@
 package lambent
 
 import (
+	"cmp"
 	"regexp"
 	"sort"
 	"strings"
@@ -103,36 +104,28 @@ func (s Settings) Complete() (Settings, error) {
 	if !ok {
 		return s, Errorf(CodeInvalidRequest, "runtime: %q is unknown", s.Runtime).WithHint("use python3.11, nodejs20 or go")
 	}
-	s.Handler = or(s.Handler, rt.Handler)
-	s.Tier = or(s.Tier, TierProcess)
-	s.Memory = or(s.Memory, 256)
-	s.CPU = or(s.CPU, 1000)
-	s.Pids = or(s.Pids, 256)
-	s.MaxInstances = or(s.MaxInstances, 100)
-	s.Queue = or(s.Queue, 1000)
-	s.KeepAlive = or(s.KeepAlive, Duration(10*time.Minute))
-	s.Reuse = or(s.Reuse, ReuseAlways)
-	s.Timeouts.Queue = or(s.Timeouts.Queue, Duration(30*time.Second))
-	s.Timeouts.FirstByte = or(s.Timeouts.FirstByte, Duration(30*time.Second))
-	s.Timeouts.Idle = or(s.Timeouts.Idle, Duration(5*time.Minute))
+	s.Handler = cmp.Or(s.Handler, rt.Handler)
+	s.Tier = cmp.Or(s.Tier, TierProcess)
+	s.Memory = cmp.Or(s.Memory, 256)
+	s.CPU = cmp.Or(s.CPU, 1000)
+	s.Pids = cmp.Or(s.Pids, 256)
+	s.MaxInstances = cmp.Or(s.MaxInstances, 100)
+	s.Queue = cmp.Or(s.Queue, 1000)
+	s.KeepAlive = cmp.Or(s.KeepAlive, Duration(10*time.Minute))
+	s.Reuse = cmp.Or(s.Reuse, ReuseAlways)
+	s.Timeouts.Queue = cmp.Or(s.Timeouts.Queue, Duration(30*time.Second))
+	s.Timeouts.FirstByte = cmp.Or(s.Timeouts.FirstByte, Duration(30*time.Second))
+	s.Timeouts.Idle = cmp.Or(s.Timeouts.Idle, Duration(5*time.Minute))
 	if rt.streams(s.Handler) {
-		s.Concurrency = or(s.Concurrency, 100)
-		s.MaxBody = or(s.MaxBody, -1)
-		s.Timeouts.Total = or(s.Timeouts.Total, maxTimeout)
+		s.Concurrency = cmp.Or(s.Concurrency, 100)
+		s.MaxBody = cmp.Or(s.MaxBody, -1)
+		s.Timeouts.Total = cmp.Or(s.Timeouts.Total, maxTimeout)
 	} else {
-		s.Concurrency = or(s.Concurrency, 1)
-		s.MaxBody = or(s.MaxBody, handlerMaxBody)
-		s.Timeouts.Total = or(s.Timeouts.Total, Duration(30*time.Second))
+		s.Concurrency = cmp.Or(s.Concurrency, 1)
+		s.MaxBody = cmp.Or(s.MaxBody, handlerMaxBody)
+		s.Timeouts.Total = cmp.Or(s.Timeouts.Total, Duration(30*time.Second))
 	}
 	return s, s.check(rt)
-}
-
-func or[T comparable](v, fallback T) T {
-	var zero T
-	if v == zero {
-		return fallback
-	}
-	return v
 }
 
 func (s Settings) check(rt Runtime) error {

@@ -44,13 +44,18 @@ func (a *app) logs() *cobra.Command {
 	return a.inNamespace(cmd)
 }
 
-// printLine prints the time, the invocation or else the instance, and the text. In JSON it is one object in
+// printLine prints the time, the invocation or else the instance with those that the line may belong to, and
+// the text. In JSON it is one object in
 // a line.
 func (a *app) printLine(w io.Writer, l lambent.LogLine) error {
 	if a.json {
 		return json.NewEncoder(w).Encode(l)
 	}
-	_, err := fmt.Fprintf(w, "%s %s %s\n", l.Time.Local().Format("2006-01-02 15:04:05.000"), cmp.Or(l.Invocation, l.Instance), l.Text)
+	whose := cmp.Or(l.Invocation, l.Instance)
+	if len(l.InFlight) > 0 {
+		whose += " [" + strings.Join(l.InFlight, " ") + "]"
+	}
+	_, err := fmt.Fprintf(w, "%s %s %s\n", l.Time.Local().Format("2006-01-02 15:04:05.000"), whose, l.Text)
 	return err
 }
 

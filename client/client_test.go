@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -155,7 +156,10 @@ func TestFunctions(t *testing.T) {
 	for i := range n {
 		f := lambent.Function{Namespace: "default", Name: fmt.Sprintf("f%04d", i),
 			Latest: &lambent.Revision{Namespace: "default", Function: fmt.Sprintf("f%04d", i), Code: b.Digest}}
-		raw := fmt.Appendf(nil, `{"namespace":%q,"name":%q,"latest":{}}`, f.Namespace, f.Name)
+		raw, err := json.Marshal(f)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if _, err := w.Store.Put(t.Context(), control.FunctionPrefix+"default."+f.Name, raw, 0); err != nil {
 			t.Fatal(err)
 		}

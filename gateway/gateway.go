@@ -101,7 +101,7 @@ func match(r *http.Request) (at address, ok bool) {
 	if i := strings.LastIndexByte(host, ':'); i >= 0 {
 		host = host[:i]
 	}
-	if labels, found := strings.CutSuffix(host, domain); found {
+	if labels, found := strings.CutSuffix(strings.ToLower(host), domain); found {
 		at.name, at.namespace, ok = strings.Cut(labels, ".")
 		return at, ok
 	}

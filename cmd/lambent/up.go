@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -42,12 +43,12 @@ DIR/endpoints.json, and the context that the other commands use to the user's co
 			}
 			cfg.Data, cfg.Version = data, version
 			cfg.Logger = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
-			var announced error
-			cfg.Serving = func(e daemon.Endpoints) { announced = announce(cmd.OutOrStdout(), e, asJSON) }
-			if err := daemon.Run(cmd.Context(), cfg); err != nil {
-				return err
+			cfg.Serving = func(e daemon.Endpoints) {
+				if err := announce(cmd.OutOrStdout(), e, asJSON); err != nil {
+					cfg.Logger.Warn("the other commands need LAMBENT_URL and LAMBENT_KEY", "err", err)
+				}
 			}
-			return announced
+			return daemon.Run(cmd.Context(), cfg)
 		},
 	}
 	flags := cmd.Flags()
@@ -68,17 +69,19 @@ func defaultData() (string, error) {
 
 // announce says where things are; its last line begins with "serving", for scripts that wait for it.
 func announce(w io.Writer, e daemon.Endpoints, asJSON bool) error {
-	path, err := cli.WriteContext(e.Control, e.KeyFile)
-	if err != nil {
-		return fmt.Errorf("write the CLI's context: %w", err)
+	path, failed := cli.WriteContext(e.Control, e.KeyFile)
+	if failed != nil {
+		failed = fmt.Errorf("the CLI's context is not written: %w", failed)
 	}
 	if asJSON {
-		return json.NewEncoder(w).Encode(e)
+		return errors.Join(failed, json.NewEncoder(w).Encode(e))
 	}
 	if e.NewKey {
 		fmt.Fprintf(w, "made an admin key in %s\n", e.KeyFile)
 	}
-	fmt.Fprintf(w, "wrote the context of the other commands to %s\n", path)
-	_, err = fmt.Fprintf(w, "serving functions at %s, control API at %s\n", e.Functions, e.Control)
-	return err
+	if failed == nil {
+		fmt.Fprintf(w, "wrote the context of the other commands to %s\n", path)
+	}
+	_, err := fmt.Fprintf(w, "serving functions at %s, control API at %s\n", e.Functions, e.Control)
+	return errors.Join(failed, err)
 }

@@ -20,7 +20,7 @@ var initProgram = sync.OnceValues(func() ([]byte, error) {
 	defer os.RemoveAll(dir)
 	file := filepath.Join(dir, "lambent-init")
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", file, "lambent/cmd/lambent-init")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build lambent-init (a release carries it, see the build tag lambent_embed): %w: %s", err, out)
 	}

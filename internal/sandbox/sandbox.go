@@ -2,7 +2,7 @@
 // with, and the JSON lines that both write on the control socket.
 //
 // lambent-init accepts any number of hosts, one after the other or at once; each is told again what has
-// happened so far. It imports nothing but the standard library, because lambent-init does.
+// happened so far. It imports the standard library only, because lambent-init must stay small.
 package sandbox
 
 import "time"

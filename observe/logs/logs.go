@@ -10,6 +10,7 @@
 package logs
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,18 +32,10 @@ type Options struct {
 }
 
 func (o *Options) setDefaults() {
-	o.FileBytes = or(o.FileBytes, 4<<20)
-	o.Pending = or(o.Pending, 1<<20)
-	o.OpenFiles = or(o.OpenFiles, 256)
-	o.Logger = or(o.Logger, slog.Default())
-}
-
-func or[T comparable](v, fallback T) T {
-	var zero T
-	if v == zero {
-		return fallback
-	}
-	return v
+	o.FileBytes = cmp.Or(o.FileBytes, 4<<20)
+	o.Pending = cmp.Or(o.Pending, 1<<20)
+	o.OpenFiles = cmp.Or(o.OpenFiles, 256)
+	o.Logger = cmp.Or(o.Logger, slog.Default())
 }
 
 // maxPending bounds in bytes what waits to be written of all functions together.

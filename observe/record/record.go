@@ -5,6 +5,7 @@
 package record
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -24,18 +25,10 @@ type Options struct {
 }
 
 func (o *Options) setDefaults() {
-	o.Ring = or(o.Ring, 16<<10)
-	o.Segments = or(o.Segments, 8)
-	o.SegmentBytes = or(o.SegmentBytes, 16<<20)
-	o.Logger = or(o.Logger, slog.Default())
-}
-
-func or[T comparable](v, fallback T) T {
-	var zero T
-	if v == zero {
-		return fallback
-	}
-	return v
+	o.Ring = cmp.Or(o.Ring, 16<<10)
+	o.Segments = cmp.Or(o.Segments, 8)
+	o.SegmentBytes = cmp.Or(o.SegmentBytes, 16<<20)
+	o.Logger = cmp.Or(o.Logger, slog.Default())
 }
 
 type atomicRecord = atomic.Pointer[lambent.Record]

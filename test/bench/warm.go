@@ -125,7 +125,9 @@ func warm(ctx context.Context, short bool) (err error) {
 	if err := l.deploy(ctx, "test/bench/echo", "--name", "echo", "--cpu", "2000"); err != nil {
 		return err
 	}
-	targets := []target{post("bare echo", "unix", echo.socket, "echo", "/", body), proxy, l.function("echo", body)}
+	direct := post("bare echo", "unix", echo.socket, "echo", "/", body)
+	direct.pid = echo.cmd.Process.Pid
+	targets := []target{direct, proxy, l.function("echo", body)}
 	rep := newReport("warm")
 	rep.row("connections", "target", "req/s", "p50", "p99", "CPU/req", "failed")
 	failed := 0
