@@ -21,6 +21,8 @@ const (
 	CodeConflict Code = "conflict"
 	// CodeBundleInvalid: The code bundle cannot be used: broken archive, path or link that leaves it, missing entry.
 	CodeBundleInvalid Code = "bundle_invalid"
+	// CodeRequestTimeout: The request's body did not arrive in time.
+	CodeRequestTimeout Code = "request_timeout"
 	// CodeClientClosed: The client left before the answer was complete.
 	CodeClientClosed Code = "client_closed"
 	// CodeBundleTooLarge: The code bundle is over the size limit.
@@ -57,6 +59,8 @@ const (
 	CodeStorageFull Code = "storage_full"
 	// CodeCodeUnavailable: The revision's code is missing or damaged on this node.
 	CodeCodeUnavailable Code = "code_unavailable"
+	// CodeInstanceStopped: The platform ended the instance before the answer was complete: its time to drain was over.
+	CodeInstanceStopped Code = "instance_stopped"
 	// CodeShuttingDown: This node is stopping.
 	CodeShuttingDown Code = "shutting_down"
 	// CodeInternal: Lambent itself failed.
@@ -73,6 +77,7 @@ var codes = map[Code]codeInfo{
 	CodeMethodNotAllowed: {FaultClient, 405},
 	CodeConflict:         {FaultClient, 409},
 	CodeBundleInvalid:    {FaultClient, 422},
+	CodeRequestTimeout:   {FaultClient, 408},
 	CodeClientClosed:     {FaultClient, 499},
 	CodeBundleTooLarge:   {FaultLimit, 413},
 	CodeBodyTooLarge:     {FaultLimit, 413},
@@ -91,6 +96,7 @@ var codes = map[Code]codeInfo{
 	CodeSandboxFailed:    {FaultPlatform, 503},
 	CodeStorageFull:      {FaultPlatform, 507},
 	CodeCodeUnavailable:  {FaultPlatform, 503},
+	CodeInstanceStopped:  {FaultPlatform, 503},
 	CodeShuttingDown:     {FaultPlatform, 503},
 	CodeInternal:         {FaultPlatform, 500},
 }

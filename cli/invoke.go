@@ -74,8 +74,8 @@ func openPayload(data string, given bool, stdin io.Reader) (io.Reader, error) {
 	return strings.NewReader(data), nil
 }
 
-// request calls the function's public URL. The key goes along only where the gateway asks for it, and takes
-// it away: no function gets to see it.
+// request calls the function's public URL, and follows no redirection. The key goes along only where the
+// gateway asks for it, and takes it away: no function gets to see it.
 func (a *app) request(cmd *cobra.Command, c *client.Client, name, method, path, contentType string, payload io.Reader) (*client.Answer, error) {
 	system, err := c.System(cmd.Context())
 	if err != nil {
@@ -109,18 +109,24 @@ func (a *app) request(cmd *cobra.Command, c *client.Client, name, method, path, 
 	if payload != nil {
 		req.Header.Set("Content-Type", contentType)
 	}
-	if slices.ContainsFunc(served, func(t lambent.Target) bool { return t.Revision.Settings.Auth == lambent.AuthKey }) {
+	if slices.ContainsFunc(served, func(t lambent.Target) bool { return keyed(t.Revision.Settings.Auth, system.Public) }) {
 		_, key, err := endpoint()
 		if err != nil {
 			return nil, err
 		}
 		req.Header.Set("Authorization", "Bearer "+key)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	once := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := once.Do(req)
 	if err != nil {
 		return nil, lambent.Errorf(lambent.CodeInternal, "cannot reach the function: %w", err)
 	}
 	return &client.Answer{Invocation: resp.Header.Get("Lambent-Invocation"), Status: resp.StatusCode, Header: resp.Header, Body: resp.Body}, nil
+}
+
+// keyed tells whether the gateway asks callers of a function with that auth for a key.
+func keyed(auth string, public bool) bool {
+	return auth == lambent.AuthKey || auth == "" && !public
 }
 
 func (a *app) printAnswer(cmd *cobra.Command, answer *client.Answer) error {

@@ -110,6 +110,7 @@ type System struct {
 	Version   string            `json:"version"`
 	Arch      string            `json:"arch"`      // what Go calls it: amd64, arm64
 	Functions string            `json:"functions"` // URL of the functions listener
+	Public    bool              `json:"public"`    // functions that say no auth are open to everybody
 	Runtimes  []string          `json:"runtimes"`
 	Findings  []lambent.Finding `json:"findings"`
 }

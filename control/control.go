@@ -44,6 +44,7 @@ type Options struct {
 	Records  Records
 	Logs     Logs
 	Findings func() []lambent.Finding
+	Public   bool // whether the gateway serves functions that say no auth to everybody
 	// Endpoint gives the URL of the functions listener.
 	Endpoint func() string
 	// Authenticate tells whether a request carries the key.

@@ -20,6 +20,7 @@ type System struct {
 	Version   string            `json:"version"`
 	Arch      string            `json:"arch" doc:"what Go calls it: amd64, arm64"`
 	Functions string            `json:"functions" doc:"URL of the functions listener"`
+	Public    bool              `json:"public" doc:"functions that say no auth are open to everybody"`
 	Runtimes  []string          `json:"runtimes" nullable:"false"`
 	Findings  []lambent.Finding `json:"findings" nullable:"false"`
 }
@@ -31,6 +32,7 @@ func (s *server) system(context.Context, *struct{}) (*systemOutput, error) {
 		Version:   s.Version,
 		Arch:      runtime.GOARCH,
 		Functions: s.Endpoint(),
+		Public:    s.Public,
 		Runtimes:  append([]string{}, s.Executor.Runtimes()...),
 		Findings:  append([]lambent.Finding{}, s.Findings()...),
 	}}, nil

@@ -95,9 +95,11 @@ func (n *node) open(ctx context.Context) (err error) {
 	if n.records, err = record.Open(record.Options{Dir: n.cfg.path("records"), Logger: n.log}); err != nil {
 		return err
 	}
-	if n.process, err = process.New(process.Options{Dir: n.cfg.path("run"), Logger: n.log}); err != nil {
+	tier, err := process.New(process.Options{Dir: n.cfg.path("run"), Logger: n.log})
+	if err != nil {
 		return err
 	}
+	n.process = tier
 	n.dispatch = dispatch.New(dispatch.Options{
 		Executors: map[string]executor.Executor{lambent.TierProcess: n.process},
 		Tree:      n.code.Tree,
@@ -140,19 +142,18 @@ func (n *node) serve(ctx context.Context) error {
 	defer admin.Close()
 	endpoints := Endpoints{Functions: url(functions), Control: url(admin), KeyFile: n.cfg.path("admin.key"), NewKey: n.newKey}
 	authenticate := func(r *http.Request) bool { return n.key.Check(control.Bearer(r)) }
+	stopping, stop := context.WithCancel(context.Background())
+	defer stop()
 	public := server(n.log, gateway.New(gateway.Options{
 		Table: n.table, Invoker: n.invoker, Authenticate: authenticate, Public: loopback(functions),
 	}))
 	private := server(n.log, control.New(control.Options{
 		Version: n.cfg.Version, Store: n.store, Functions: n.table, Code: bundles{n.code}, Executor: n.process,
 		Ready: n.dispatch.Ready, Applied: n.applied, Invoker: n.invoker,
-		Records: n.records, Logs: logReader{n.logs}, Findings: n.process.Findings,
-		Endpoint: func() string { return endpoints.Functions }, Authenticate: authenticate,
+		Records: n.records, Logs: logReader{n.logs, stopping}, Findings: n.process.Findings,
+		Public: loopback(functions), Endpoint: func() string { return endpoints.Functions }, Authenticate: authenticate,
 		Metrics: n.metrics.Handler(), Logger: n.log,
 	}))
-	base, endPrivate := context.WithCancel(context.Background())
-	defer endPrivate()
-	private.BaseContext = func(net.Listener) context.Context { return base }
 	failed := make(chan error, 2)
 	var serving sync.WaitGroup
 	for server, l := range map[*http.Server]net.Listener{public: functions, private: admin} {
@@ -169,7 +170,8 @@ func (n *node) serve(ctx context.Context) error {
 		case err = <-failed:
 		}
 	}
-	n.drain(public, private, endPrivate)
+	stop()
+	n.drain(public, private)
 	serving.Wait()
 	return err
 }
@@ -192,15 +194,18 @@ func server(log *slog.Logger, h http.Handler) *http.Server {
 // drain stops accepting, lets the calls under way end, and cuts what is left when their time is up. The
 // dispatcher closes last, so that no request is refused that was accepted before; what it still has then
 // are switched connections, which their server does not wait for.
-func (n *node) drain(public, private *http.Server, endPrivate context.CancelFunc) {
+func (n *node) drain(servers ...*http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Drain)
 	defer cancel()
-	endPrivate() // followers of logs would stay for ever; a deploy that is cut has not been acknowledged
-	for _, s := range []*http.Server{private, public} {
-		if s.Shutdown(ctx) != nil {
-			s.Close()
-		}
+	var draining sync.WaitGroup
+	for _, s := range servers {
+		draining.Go(func() {
+			if s.Shutdown(ctx) != nil {
+				s.Close()
+			}
+		})
 	}
+	draining.Wait()
 	n.dispatch.Close(ctx)
 }
 
@@ -242,11 +247,19 @@ func (n *node) close() error {
 	return errors.Join(errs...)
 }
 
-// logReader gives the control API its logs.
-type logReader struct{ *logs.Store }
+// logReader gives the control API its logs, to followers until the node stops: they would stay for ever.
+type logReader struct {
+	*logs.Store
+	stopping context.Context
+}
 
 func (l logReader) Read(ctx context.Context, q control.LogQuery) iter.Seq2[lambent.LogLine, error] {
-	return l.Store.Read(ctx, logs.Query(q))
+	return func(yield func(lambent.LogLine, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(l.stopping, cancel)()
+		l.Store.Read(ctx, logs.Query(q))(yield)
+	}
 }
 
 // bundles gives the control API its code.

@@ -37,7 +37,7 @@ func (l *lease) judge(err error) verdict {
 	timeout := code == lambent.CodeFirstByteTimeout || code == lambent.CodeIdleTimeout || code == lambent.CodeTotalTimeout
 	busy := errors.Is(err, executor.ErrBusy)
 	switch {
-	case code == lambent.CodeInstanceExited, code == lambent.CodeMemoryExceeded:
+	case code == lambent.CodeInstanceExited, code == lambent.CodeMemoryExceeded, code == lambent.CodeInstanceStopped:
 		return kill // it is dead already; what is left of it goes too
 	case alone && (busy || timeout):
 		return kill
@@ -65,7 +65,7 @@ func (b *body) Read(p []byte) (int, error) {
 	case err != nil:
 		// The instance is judged before the caller learns of the failure: no side effects after an answer.
 		e := b.fail(err)
-		b.lease.release(b.lease.judge(err))
+		_ = b.finish(false, b.lease.judge(err)) // what it says has been judged too, and err came first
 		return n, e
 	}
 	return n, err
@@ -80,18 +80,18 @@ func (b *body) fail(err error) error {
 	return b.inv.Outcome.Err
 }
 
-func (b *body) Close() error { return b.finish(b.eof) }
+func (b *body) Close() error { return b.finish(b.eof, idle) }
 
-// finish ends the exchange; whole says that the answer was delivered to its end.
-func (b *body) finish(whole bool) error {
+// finish ends the exchange; whole says that the answer was delivered to its end. The instance gets the worse
+// of verdict v and what the end itself shows.
+func (b *body) finish(whole bool, v verdict) error {
 	if b.done {
 		return nil
 	}
 	b.done = true
 	err := b.inner.Close()
-	v := idle
 	if err != nil {
-		v = b.lease.judge(err)
+		v = max(v, b.lease.judge(err))
 	}
 	if !whole && b.inv.Outcome.Err == nil {
 		b.inv.Outcome.Err = &lambent.Error{Code: lambent.CodeClientClosed, Fault: lambent.FaultClient,
@@ -110,4 +110,4 @@ type upgradedBody struct {
 
 func (b *upgradedBody) Write(p []byte) (int, error) { return b.up.Write(p) }
 func (b *upgradedBody) CloseWrite() error           { return b.up.CloseWrite() }
-func (b *upgradedBody) Close() error                { return b.finish(true) }
+func (b *upgradedBody) Close() error                { return b.finish(true, idle) }

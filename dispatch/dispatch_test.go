@@ -601,6 +601,122 @@ func TestBodyGivenUp(t *testing.T) {
 	})
 }
 
+// The answer breaks because its caller has left, and the function goes on: at concurrency 1 its instance ends
+// before anybody else gets it.
+func TestReadFailsWhileTheFunctionWorks(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{}
+		w.handle = func(context.Context, *fake, *lambent.Invocation, time.Time) (*lambent.Response, error) {
+			return &lambent.Response{Status: 200, ContentLength: -1, Body: leftBody{}}, nil
+		}
+		d := open(t, w, nil)
+		inv := &lambent.Invocation{ID: "x", Revision: revision(t, nil), Accepted: time.Now()}
+		resp, err := d.Invoke(t.Context(), inv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = resp.Body.Read(make([]byte, 1))
+		wantCode(t, err, lambent.CodeClientClosed)
+		if w.alive.Load() != 0 {
+			t.Error("the instance lives on")
+		}
+		if err := resp.Body.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+type leftBody struct{ busyBody }
+
+func (leftBody) Read([]byte) (int, error) { return 0, lambent.Errorf(lambent.CodeClientClosed, "gone") }
+
+// A draining instance does not keep a function from its only place.
+func TestDrainingInstanceIsReplaced(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{}
+		w.handle = func(ctx context.Context, f *fake, inv *lambent.Invocation, dl time.Time) (*lambent.Response, error) {
+			if inv.Target == "/long" {
+				return work(20*time.Second)(ctx, f, inv, time.Now().Add(time.Hour))
+			}
+			return work(time.Hour)(ctx, f, inv, dl)
+		}
+		d := open(t, w, nil)
+		rev := revision(t, func(s *lambent.Settings) {
+			s.Concurrency, s.MaxInstances, s.Timeouts.Total = 10, 1, lambent.Duration(time.Second)
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			resp, err := d.Invoke(t.Context(), &lambent.Invocation{ID: "long", Revision: rev, Accepted: time.Now(), Target: "/long"})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp.Body.Close()
+		})
+		synctest.Wait()
+		_, err := invoke(t.Context(), d, rev)
+		wantCode(t, err, lambent.CodeTotalTimeout)
+		began := time.Now()
+		_, err = invoke(t.Context(), d, rev)
+		wantCode(t, err, lambent.CodeTotalTimeout) // of its own second, not of the queue
+		if w.started.Load() != 2 || time.Since(began) > 2*time.Second {
+			t.Errorf("%d starts, %s", w.started.Load(), time.Since(began))
+		}
+		wg.Wait()
+	})
+}
+
+// When a start failed while another instance serves a long request, it is tried again although nobody comes.
+func TestFailedStartIsTriedAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{}
+		w.start = func(n int64) error {
+			if n == 2 {
+				return lambent.Errorf(lambent.CodeStartFailed, "once")
+			}
+			return nil
+		}
+		w.handle = work(time.Second)
+		d := open(t, w, nil)
+		rev := revision(t, nil)
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				if _, err := invoke(t.Context(), d, rev); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		began := time.Now()
+		wg.Wait()
+		if took := time.Since(began); took > 1500*time.Millisecond || w.started.Load() != 3 {
+			t.Errorf("after %s and %d starts", took, w.started.Load())
+		}
+	})
+}
+
+// A start that waits for a place gets that of an instance that becomes idle later.
+func TestPlaceOfOneThatBecomesIdle(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{handle: work(time.Second)}
+		d := open(t, w, func(o *Options) { o.MaxInstances = 1 })
+		first, second := revision(t, nil), *revision(t, nil)
+		second.Function = "other"
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := invoke(t.Context(), d, first); err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		if _, err := invoke(t.Context(), d, &second); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+	})
+}
+
 type busyBody struct{}
 
 func (busyBody) Read([]byte) (int, error) { return 1, nil }

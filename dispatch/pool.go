@@ -24,6 +24,7 @@ type pool struct {
 	all      map[*instance]struct{}
 	free     []*instance // those with a free slot, the most recently used last
 	waiting  queue
+	draining int // of all, those that take no more work
 	starting int
 	resume   time.Time // after a failed start, while other instances serve: no start before this
 	backoff  time.Duration
@@ -160,6 +161,7 @@ func (p *pool) release(inst *instance, v verdict) {
 		p.remove(inst)
 	case v == drain && !inst.draining:
 		inst.draining = true
+		p.draining++
 		p.unfree(inst)
 		if inst.used > 0 {
 			time.AfterFunc(p.d.opt.DrainGrace, func() { p.end(inst, 0) })
@@ -287,6 +289,9 @@ func (p *pool) drop() {
 }
 
 func (p *pool) remove(inst *instance) {
+	if _, member := p.all[inst]; member && inst.draining {
+		p.draining--
+	}
 	delete(p.all, inst)
 	p.unfree(inst)
 }

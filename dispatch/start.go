@@ -21,7 +21,7 @@ const (
 // lock is held.
 func (p *pool) startMore() {
 	s := &p.rev.Settings
-	for p.starting*p.slots() < p.waiting.n && len(p.all)+p.starting < s.MaxInstances {
+	for p.starting*p.slots() < p.waiting.n && len(p.all)-p.draining+p.starting < s.MaxInstances {
 		if p.backoff > 0 && len(p.all) > 0 && (p.starting > 0 || time.Now().Before(p.resume)) {
 			return // the last start failed: one at a time, while the instances that live serve the queue
 		}
@@ -47,6 +47,9 @@ func (p *pool) start() {
 		p.resume = time.Now().Add(p.backoff)
 		if len(p.all) == 0 && p.starting == 0 {
 			p.fail(err)
+		}
+		if p.waiting.n > 0 { // nothing else may come to try again
+			time.AfterFunc(p.backoff, p.retry)
 		}
 		p.collect()
 		p.mu.Unlock()
@@ -76,6 +79,15 @@ func (p *pool) start() {
 		inst.Stop(0)
 		<-p.d.places
 	})
+}
+
+// retry starts what the waiting callers still need when the time after a failed start is over.
+func (p *pool) retry() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.gone {
+		p.startMore()
+	}
 }
 
 // boot waits for a place and a turn, gets the code and starts an instance. On success the caller owes the
@@ -130,13 +142,18 @@ func (d *Dispatcher) place(ctx context.Context) error {
 	case d.places <- struct{}{}:
 		return nil
 	default:
-		d.reclaim()
 	}
-	select {
-	case d.places <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return d.late(ctx, "all of the node's places are taken")
+	look := time.NewTicker(100 * time.Millisecond) // an instance that becomes idle now is not announced to others
+	defer look.Stop()
+	for {
+		d.reclaim()
+		select {
+		case d.places <- struct{}{}:
+			return nil
+		case <-look.C:
+		case <-ctx.Done():
+			return d.late(ctx, "all of the node's places are taken")
+		}
 	}
 }
 

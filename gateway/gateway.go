@@ -64,14 +64,15 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		alias, rev = a.Name, a.Pick(r.Header, at.target)
 	}
 	// A function that has been closed is closed at its older revisions, too.
-	if g.keyed(f.Latest) || g.keyed(rev) {
-		if !g.opt.Authenticate(r) {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="lambent"`)
-			lambent.WriteError(w, lambent.Errorf(lambent.CodeUnauthorized, "%s/%s takes callers with a key only", at.namespace, at.name).
-				WithHint("send the header: Authorization: Bearer KEY"))
-			return
-		}
-		r.Header.Del("Authorization") // the platform's key is none of the function's business
+	known := r.Header["Authorization"] != nil && g.opt.Authenticate(r)
+	if known {
+		r.Header.Del("Authorization") // the platform's key is none of any function's business
+	}
+	if !known && (g.keyed(f.Latest) || g.keyed(rev)) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="lambent"`)
+		lambent.WriteError(w, lambent.Errorf(lambent.CodeUnauthorized, "%s/%s takes callers with a key only", at.namespace, at.name).
+			WithHint("send the header: Authorization: Bearer KEY"))
+		return
 	}
 	inv := &lambent.Invocation{
 		ID: lambent.NewID(), Alias: alias, Revision: rev, Trigger: lambent.TriggerHTTP, Accepted: accepted,

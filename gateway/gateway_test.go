@@ -168,6 +168,18 @@ func TestKeyedFunction(t *testing.T) {
 	}
 }
 
+// Nobody's function gets to see the platform's key, not even a public one that it was sent to by mistake.
+func TestPlatformKeyStays(t *testing.T) {
+	srv := open(t, func(_ context.Context, inv *lambent.Invocation) (*lambent.Response, error) {
+		return text(200, "auth="+inv.Header.Get("Authorization")), nil
+	}, nil)
+	req := request(t, "GET", srv.URL+"/fn/hello/", nil)
+	req.Header.Set("Authorization", "Bearer k")
+	if resp, body := get(t, req); resp.StatusCode != 200 || body != "auth=" {
+		t.Errorf("%d %s", resp.StatusCode, body)
+	}
+}
+
 func TestErrorsHideTraces(t *testing.T) {
 	srv := open(t, func(_ context.Context, inv *lambent.Invocation) (*lambent.Response, error) {
 		e := lambent.Errorf(lambent.CodeHandlerError, "KeyError: 'x'").WithHint("see lambent logs")

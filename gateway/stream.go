@@ -25,10 +25,17 @@ func writeHead(h http.Header, resp *lambent.Response) {
 
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
+// serverBuffer is what a net/http server takes, beside a head of ordinary size, without writing it out. What
+// it writes after the handler has returned holds no slot.
+const serverBuffer = 1 << 10
+
 // copyBody streams the answer. It flushes whenever the function pauses, so that what was written arrives.
 func copyBody(w http.ResponseWriter, rc *http.ResponseController, resp *lambent.Response, b bound) error {
 	left := resp.ContentLength
 	if left < 0 {
+		if err := b.arm(); err != nil {
+			return err
+		}
 		if err := rc.Flush(); err != nil {
 			return err
 		}
@@ -38,7 +45,7 @@ func copyBody(w http.ResponseWriter, rc *http.ResponseController, resp *lambent.
 	for {
 		n, err := resp.Body.Read(buf[:])
 		if n > 0 {
-			if left != int64(n) || b.armed { // else it fits into the server's buffer or its last flush
+			if left != int64(n) || n > serverBuffer || b.armed { // else the server just takes it
 				if berr := b.arm(); berr != nil {
 					return berr
 				}

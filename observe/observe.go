@@ -14,6 +14,9 @@ import (
 const (
 	maxPath  = 1 << 10
 	maxTrace = 8 << 10
+	maxText  = 2 << 10 // of an error's message and of its hint
+	// maxMethod is more than any registered method has.
+	maxMethod = 32
 )
 
 // Wrap gives an Invoker that hands a record of every call to each of sinks, once: when next has failed, or
@@ -53,7 +56,7 @@ func (i *invoker) record(inv *lambent.Invocation, failure *lambent.Error) {
 		Revision:  inv.Revision.ID,
 		Trigger:   inv.Trigger,
 		Accepted:  inv.Accepted,
-		Method:    inv.Method,
+		Method:    strings.Clone(inv.Method[:min(len(inv.Method), maxMethod)]),
 		Path:      path(inv.Target),
 		Status:    out.Status,
 		Error:     bounded(failure),
@@ -79,11 +82,13 @@ func path(target string) string {
 }
 
 func bounded(e *lambent.Error) *lambent.Error {
-	if e == nil || len(e.Trace) <= maxTrace {
+	if e == nil || len(e.Trace) <= maxTrace && len(e.Message) <= maxText && len(e.Hint) <= maxText {
 		return e
 	}
 	short := *e
-	short.Trace = strings.Clone(e.Trace[len(e.Trace)-maxTrace:]) // the end says what was raised
+	short.Trace = strings.Clone(e.Trace[max(0, len(e.Trace)-maxTrace):]) // the end says what was raised
+	short.Message = strings.Clone(e.Message[:min(len(e.Message), maxText)])
+	short.Hint = strings.Clone(e.Hint[:min(len(e.Hint), maxText)])
 	return &short
 }
 

@@ -58,9 +58,10 @@ func New(t *testing.T) *World {
 		Invoker: invoker(func(ctx context.Context, inv *lambent.Invocation) (*lambent.Response, error) {
 			return w.Invoke(ctx, inv)
 		}),
-		Records: records{w},
-		Logs:    logs{w},
+		Records:  records{w},
+		Logs:     logs{w},
 		Findings: func() []lambent.Finding { return w.Findings },
+		Public:   true,
 		Endpoint: func() string { return w.Endpoint },
 		Authenticate: func(r *http.Request) bool {
 			return control.Bearer(r) == Key

@@ -24,6 +24,8 @@ import (
 const (
 	deathNotice = 500 * time.Millisecond
 	lateNotice  = 10 * time.Second
+	// lastWords is how long reading what a dead process has written may take.
+	lastWords = 5 * time.Second
 )
 
 // instance is one live sandbox. It goes through begun, done and gone: the program runs, the program has
@@ -48,6 +50,7 @@ type instance struct {
 	endOnce sync.Once
 	failure *sandbox.Failure // the program has not begun; set before done is closed
 	exit    lambent.Exit     // set before done is closed
+	stopped bool             // it ended because Stop was called; set before done is closed
 
 	mu    sync.Mutex // guards usage, which is read from the cgroups until they are removed
 	usage *executor.Usage
@@ -76,13 +79,15 @@ func (in *instance) watch() {
 		if err != nil {
 			in.exec.log.Error("cannot wait for an instance", "instance", in.id, "err", err)
 		}
-		// lambent-init has ended, so all inside has, and the pipes and the connection come to their ends.
+		// lambent-init has ended, so all inside has, and the pipes and the connection come to their ends. But a
+		// function may have sent a pipe's end to us, where it stays open in the queue of a connection.
+		in.guest.Close()
+		in.log.expire(time.Now().Add(lastWords))
 		readers.Wait()
 		if last, ok := in.lastReport(); ok {
 			in.end(last)
 		}
 		in.end(sandbox.Report{})
-		in.guest.Close()
 		in.release()
 		in.exec.forget(in)
 		close(in.gone)
@@ -101,7 +106,8 @@ func (in *instance) end(r sandbox.Report) {
 		default: // killed with all inside
 			in.exit = lambent.Exit{Signal: "SIGKILL"}
 		}
-		if !in.stopping.Load() {
+		in.stopped = in.stopping.Load()
+		if !in.stopped {
 			kills, err := in.group.OOMKills()
 			if err != nil {
 				in.exec.log.Error("cannot tell whether an instance exceeded its memory", "instance", in.id, "err", err)
@@ -268,8 +274,12 @@ func (in *instance) died() *lambent.Error {
 	if !in.ended(deathNotice) {
 		return nil
 	}
-	if in.exit.OOM {
+	switch {
+	case in.exit.OOM:
 		return in.memoryExceeded()
+	case in.stopped:
+		return lambent.Errorf(lambent.CodeInstanceStopped, "instance %s was ended while it served the request", in.id).
+			WithHint("send the request again; it was given up, or its time to drain was over")
 	}
 	return lambent.Errorf(lambent.CodeInstanceExited, "the function's process %s before its answer was complete", in.exit)
 }

@@ -85,6 +85,13 @@ func (l *logger) close() {
 	}
 }
 
+// expire ends the reading of the pipes at t, whether or not they have come to their ends.
+func (l *logger) expire(t time.Time) {
+	for _, p := range l.pipes {
+		_ = p.file.SetReadDeadline(t) // fails only when it has been closed
+	}
+}
+
 func (l *logger) begin(inv *lambent.Invocation) {
 	if l.exact {
 		l.drain()

@@ -413,3 +413,39 @@ func attach(t *testing.T, dir string) *node {
 	}
 	return n
 }
+
+// A function sends its end of the log pipe to the host, where it stays open in the queue of an idle
+// connection: the instance must end all the same, and with it the daemon.
+func TestHiddenPipe(t *testing.T) {
+	n := start(t, t.TempDir())
+	n.python("hide", `
+import array, os, socket, threading, time
+def hide():
+    time.sleep(0.1)
+    for fd in range(3, 30):
+        try:
+            s = socket.socket(fileno=os.dup(fd))
+            s.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [1]))])
+        except OSError:
+            pass
+    os._exit(0)
+def handler(event, context):
+    threading.Thread(target=hide).start()
+    return {}
+`, nil)
+	n.call("GET", "/fn/hide", nil).want(t, 200, "")
+	ended := func() bool {
+		entries, err := os.ReadDir(filepath.Join(n.dir, "run", "instances"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries) == 0
+	}
+	for range 200 {
+		if ended() {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Error("something of the instance is left after 10 s")
+}

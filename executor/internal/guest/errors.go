@@ -36,6 +36,9 @@ func (x *call) explain(err error) *lambent.Error {
 		return lambent.Errorf(lambent.CodeClientClosed, "the caller gave the answer up: %w", err)
 	case errors.As(err, &unusable):
 		return lambent.Errorf(lambent.CodeInvalidRequest, "the request cannot be handed to the function: %w", err)
+	case errors.As(err, &late) && !x.conn.Begun(): // it waited for the client
+		return lambent.Errorf(lambent.CodeRequestTimeout, "the request's body did not arrive in time").
+			WithHint("send it faster; the function has not seen the request")
 	case errors.As(err, &late):
 		return x.timeout(late.Which)
 	case errors.As(err, &garbage):

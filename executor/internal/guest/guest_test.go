@@ -520,7 +520,7 @@ func TestSlowSmallBodyIsNotTheFunctionsFault(t *testing.T) {
 	defer w.Close()
 	inv.ContentLength, inv.Body = 10, r
 	_, err := h.Handle(t.Context(), inv, soon())
-	wantCode(t, err, lambent.CodeFirstByteTimeout, false)
+	wantCode(t, err, lambent.CodeRequestTimeout, false)
 }
 
 func TestTimeouts(t *testing.T) {

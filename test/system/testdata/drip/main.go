@@ -1,4 +1,5 @@
-// Command drip streams a line every 50 ms until its caller leaves, and tells how many have left.
+// Command drip streams a line every 50 ms until its caller leaves, and tells how many have left. At /events the
+// lines are server-sent events.
 package main
 
 import (
@@ -30,8 +31,13 @@ func main() {
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		tick := time.NewTicker(50 * time.Millisecond)
 		defer tick.Stop()
+		line := "drop\n"
+		if r.URL.Path == "/events" {
+			line = "data: drop\n\n"
+			w.Header().Set("Content-Type", "text/event-stream")
+		}
 		for {
-			fmt.Fprintln(w, "drop")
+			fmt.Fprint(w, line)
 			if http.NewResponseController(w).Flush() != nil {
 				return
 			}
