@@ -184,11 +184,9 @@ func (a *app) archive(ctx context.Context, c *client.Client, source string, m *m
 	return f, nil
 }
 
-// limits are the platform's own, so that what is too large is not sent first.
-var limits = bundle.Limits{Bytes: 250 << 20, Entries: 50_000}
-
+// pack refuses by the platform's own limits, so that what is too large is not sent first.
 func pack(w io.Writer, dir string) error {
-	err := bundle.Pack(w, dir, limits)
+	err := bundle.Pack(w, dir, bundle.Default)
 	var bad *bundle.Error
 	if !errors.As(err, &bad) {
 		return err

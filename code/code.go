@@ -29,18 +29,14 @@ import (
 	"lambent/internal/bundle"
 )
 
-// Defaults of [Options].
-const (
-	DefaultLimit    = 250 << 20
-	DefaultMaxFiles = 50_000
-	DefaultReserve  = 256 << 20
-)
+// DefaultReserve is the default of Options.Reserve, in bytes.
+const DefaultReserve = 256 << 20
 
 // Options say where the store is and what it takes.
 type Options struct {
 	Dir      string
-	Limit    int64        // bytes that a bundle may have unpacked; DefaultLimit if 0
-	MaxFiles int          // files, directories and links of a bundle; DefaultMaxFiles if 0
+	Limit    int64        // bytes that a bundle may have unpacked; bundle.Default if 0
+	MaxFiles int          // files, directories and links of a bundle; bundle.Default if 0
 	Reserve  int64        // bytes that stay free on the file system; DefaultReserve if 0
 	Logger   *slog.Logger // slog.Default() if nil
 }
@@ -62,8 +58,8 @@ type Store struct {
 
 // Open opens the store in opts.Dir, makes it if it is missing, and removes what a crash has left half done.
 func Open(opts Options) (*Store, error) {
-	opts.Limit = cmp.Or(opts.Limit, DefaultLimit)
-	opts.MaxFiles = cmp.Or(opts.MaxFiles, DefaultMaxFiles)
+	opts.Limit = cmp.Or(opts.Limit, bundle.Default.Bytes)
+	opts.MaxFiles = cmp.Or(opts.MaxFiles, bundle.Default.Entries)
 	opts.Reserve = cmp.Or(opts.Reserve, DefaultReserve)
 	opts.Logger = cmp.Or(opts.Logger, slog.Default())
 	s := &Store{

@@ -61,7 +61,7 @@ func source(t *testing.T, n int) (dir string, packed []byte) {
 	check(t, os.WriteFile(filepath.Join(dir, "main.py"), []byte("code"), 0o755))
 	check(t, os.Symlink("main.py", filepath.Join(dir, "link")))
 	var out bytes.Buffer
-	check(t, bundle.Pack(&out, dir, bundle.Limits{Bytes: DefaultLimit, Entries: DefaultMaxFiles}))
+	check(t, bundle.Pack(&out, dir, bundle.Default))
 	return dir, out.Bytes()
 }
 

@@ -26,6 +26,14 @@ func revisionsOf(namespace, name string) string {
 // aliasesOf is the prefix of the keys of a function's aliases.
 func aliasesOf(namespace, name string) string { return AliasPrefix + namespace + "." + name + "." }
 
+// Records gives what the store holds of a function that was deployed once, by key.
+func Records(f *lambent.Function) map[string][]byte {
+	return map[string][]byte{
+		functionKey(f.Namespace, f.Name):               encode(f),
+		revisionsOf(f.Namespace, f.Name) + f.Latest.ID: encode(f.Latest),
+	}
+}
+
 func encode(v any) []byte {
 	raw, err := json.Marshal(v)
 	if err != nil {

@@ -18,6 +18,9 @@ import (
 	"unicode/utf8"
 )
 
+// Default is what a platform takes unless it says otherwise.
+var Default = Limits{Bytes: 250 << 20, Entries: 50_000}
+
 // Limits bound what a bundle may hold.
 type Limits struct {
 	Bytes   int64 // of all files, unpacked

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -138,16 +137,9 @@ func register(ctx context.Context, data string, template *words.Function, n int)
 func registerOne(ctx context.Context, s store.Store, template *words.Function, name string) error {
 	t := template.Latest
 	rev := words.NewRevision(t.Namespace, name, t.Settings, t.Code, t.Root, t.Created)
-	f := words.Function{Namespace: t.Namespace, Name: name, Created: t.Created, Updated: t.Created, Latest: rev}
-	for key, value := range map[string]any{
-		"revision." + t.Namespace + "." + name + "." + rev.ID: rev,
-		control.FunctionPrefix + t.Namespace + "." + name:     f,
-	} {
-		raw, err := json.Marshal(value)
-		if err != nil {
-			return err
-		}
-		if _, err := s.Put(ctx, key, raw, store.Any); err != nil {
+	f := &words.Function{Namespace: t.Namespace, Name: name, Created: t.Created, Updated: t.Created, Latest: rev}
+	for key, value := range control.Records(f) {
+		if _, err := s.Put(ctx, key, value, store.Any); err != nil {
 			return err
 		}
 	}
