@@ -26,8 +26,8 @@ func revisionsOf(namespace, name string) string {
 // aliasesOf is the prefix of the keys of a function's aliases.
 func aliasesOf(namespace, name string) string { return AliasPrefix + namespace + "." + name + "." }
 
-// Records gives what the store holds of a function that was deployed once, by key.
-func Records(f *lambent.Function) map[string][]byte {
+// Entries gives what the store holds of a function that was deployed once, by key.
+func Entries(f *lambent.Function) map[string][]byte {
 	return map[string][]byte{
 		functionKey(f.Namespace, f.Name):               encode(f),
 		revisionsOf(f.Namespace, f.Name) + f.Latest.ID: encode(f.Latest),

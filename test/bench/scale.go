@@ -138,7 +138,7 @@ func registerOne(ctx context.Context, s store.Store, template *words.Function, n
 	t := template.Latest
 	rev := words.NewRevision(t.Namespace, name, t.Settings, t.Code, t.Root, t.Created)
 	f := &words.Function{Namespace: t.Namespace, Name: name, Created: t.Created, Updated: t.Created, Latest: rev}
-	for key, value := range control.Records(f) {
+	for key, value := range control.Entries(f) {
 		if _, err := s.Put(ctx, key, value, store.Any); err != nil {
 			return err
 		}
