@@ -139,7 +139,8 @@ func (s *server) deploy(ctx context.Context, in *struct {
 		if err := s.removeOrphans(ctx, in.Named); err != nil {
 			return nil, err
 		}
-		f = &lambent.Function{Namespace: in.Namespace, Name: in.Name, Created: now()}
+		// To the nanosecond: it tells a function from one of the same name that was deleted before.
+		f = &lambent.Function{Namespace: in.Namespace, Name: in.Name, Created: time.Now().UTC()}
 	}
 	if f, err = s.serve(ctx, f, rev); err != nil {
 		return nil, err
