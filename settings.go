@@ -2,7 +2,10 @@ package lambent
 
 import (
 	"cmp"
+	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -11,21 +14,26 @@ import (
 // Settings is what a user says about a function beside its code. The zero value of a field means its
 // default, which [Settings.Complete] fills in.
 type Settings struct {
-	Runtime      string            `json:"runtime"`                 // "python3.11", "nodejs20", "go", ...; see RuntimeOf
-	Handler      string            `json:"handler,omitempty"`       // "module.function" (python), "module.export" (nodejs; the export default has fetch), path of the executable (go)
-	Tier         string            `json:"tier,omitempty"`          // "process"
+	Runtime      string            `json:"runtime"`                 // "python3.11", "nodejs20", "go", "http", "exec", "static"; see RuntimeOf
+	Handler      string            `json:"handler,omitempty"`       // "module.function" or "module:app" (python), "module.export" (nodejs; the export default has fetch), path of the executable (go) or folder (static)
+	Command      []string          `json:"command,omitempty"`       // what runtimes http and exec run: a program, of the bundle or of the node's PATH, and its arguments
+	Protocol     string            `json:"protocol,omitempty"`      // runtime http: "http1" (default), or "h2c" for servers that speak HTTP/2 without TLS only
+	Tier         string            `json:"tier,omitempty"`          // "process"; "builtin" for runtime static
+	Floor        string            `json:"floor,omitempty"`         // the weakest isolation that will do: "full", "userns" or "none"; default: the node's
 	Memory       int               `json:"memory,omitempty"`        // MiB, 16 to 10240; default 256
 	CPU          int               `json:"cpu,omitempty"`           // thousandths of a core, 10 to 64000; default 1000
 	Pids         int               `json:"pids,omitempty"`          // processes and threads, 8 to 32768; default 256
-	Concurrency  int               `json:"concurrency,omitempty"`   // requests at a time in one instance, 1 to 1000; default 1 for handlers, 100 for servers and fetch
+	Concurrency  int               `json:"concurrency,omitempty"`   // requests at a time in one instance, 1 to 1000; default 1 for handlers, 10 for exec, 100 for servers, fetch and apps
 	MaxInstances int               `json:"max_instances,omitempty"` // 1 to 1000; default 100
 	Queue        int               `json:"queue,omitempty"`         // requests that may wait, 1 to 100000; default 1000
 	KeepAlive    Duration          `json:"keep_alive,omitempty"`    // how long an idle instance stays; default 10m
 	Timeouts     Timeouts          `json:"timeouts,omitzero"`
-	MaxBody      int64             `json:"max_body,omitempty"` // request body bytes, -1 for no limit; default 6 MiB for handlers, none for servers and fetch
+	MaxBody      int64             `json:"max_body,omitempty"` // request body bytes, -1 for no limit; default 6 MiB for handlers of events, none for all others
 	Reuse        string            `json:"reuse,omitempty"`    // "always" (default), or "never": a fresh instance for every request
 	Auth         string            `json:"auth,omitempty"`     // "public" or "key"; empty: public while the functions listener is loopback
 	Env          map[string]string `json:"env,omitempty"`      // 4 KiB in all
+	Secrets      map[string]string `json:"secrets,omitempty"`  // names of secrets, by the name of the environment variable, or the file below /run/secrets, that gives the value to the code
+	Egress       []string          `json:"egress,omitempty"`   // what the code may connect to, none by default; see EgressRule
 }
 
 // Timeouts are the four limits in time of an invocation, each from 1ms to 24h.
@@ -36,13 +44,16 @@ type Timeouts struct {
 	Total     Duration `json:"total,omitempty"`      // from acceptance to the last byte; default 30s for handlers, 24h for servers and fetch
 }
 
-// The values of Settings.Reuse and Settings.Auth, and the only tier so far.
+// The values of Settings.Reuse, Auth, Protocol and Tier.
 const (
-	ReuseAlways = "always"
-	ReuseNever  = "never"
-	AuthPublic  = "public"
-	AuthKey     = "key"
-	TierProcess = "process"
+	ReuseAlways   = "always"
+	ReuseNever    = "never"
+	AuthPublic    = "public"
+	AuthKey       = "key"
+	ProtocolHTTP1 = "http1"
+	ProtocolH2C   = "h2c"
+	TierProcess   = "process"
+	TierBuiltin   = "builtin" // the platform's own code, in its own process: nothing of the user's runs
 )
 
 const (
@@ -51,61 +62,17 @@ const (
 	handlerMaxBody = 6 << 20
 )
 
-// Runtime says how the code of a function is loaded.
-type Runtime struct {
-	Name string
-	// Server means that the code is an HTTP server of its own; otherwise a shim of ours loads a handler.
-	Server bool
-	// Handler is the default of Settings.Handler.
-	Handler string
-
-	handlers    *regexp.Regexp // what Settings.Handler may be
-	handlerForm string         // the same for people
-	fetch       string         // how handlers end that have fetch, "" when none does
-}
-
-// streams tells whether the code of handler takes requests as they are, several at a time, with bodies that stream:
-// a server, or a web-standard fetch. Other handlers get one whole request at a time, as an event. It must be plain
-// from the settings, before any code is loaded, so the name decides.
-func (r Runtime) streams(handler string) bool {
-	return r.Server || r.fetch != "" && strings.HasSuffix(handler, r.fetch)
-}
-
-var (
-	pythonRE = regexp.MustCompile(`^python3\.[0-9]{1,2}$`)
-	nodeRE   = regexp.MustCompile(`^nodejs[0-9]{2}$`)
-)
-
-// RuntimeOf gives the runtime of that name; ok is false where there is none. Whether a node has the
-// interpreter is for its executor to say.
-func RuntimeOf(name string) (rt Runtime, ok bool) {
-	switch {
-	case pythonRE.MatchString(name):
-		return Runtime{Name: name, Handler: "main.handler", handlers: pythonHandlerRE, handlerForm: "handler of the form module.function"}, true
-	case nodeRE.MatchString(name):
-		return Runtime{Name: name, Handler: "index.handler", handlers: nodeHandlerRE, handlerForm: "handler of the form module.export", fetch: ".default"}, true
-	case name == "go":
-		return Runtime{Name: name, Server: true, Handler: "main", handlers: pathHandlerRE, handlerForm: "relative path of an executable in the bundle"}, true
-	}
-	return Runtime{}, false
-}
-
-var (
-	pythonHandlerRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$`)
-	nodeHandlerRE   = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_][A-Za-z0-9_-]*)*\.[A-Za-z_$][A-Za-z0-9_$]*$`)
-	pathHandlerRE   = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$`)
-	envNameRE       = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-)
+var envNameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // Complete checks s and gives it with every default filled in. The error names the field, what is wrong
 // with it and what would be right.
 func (s Settings) Complete() (Settings, error) {
 	rt, ok := RuntimeOf(s.Runtime)
 	if !ok {
-		return s, Errorf(CodeInvalidRequest, "runtime: %q is unknown", s.Runtime).WithHint("use python3.11, nodejs20 or go")
+		return s, Errorf(CodeInvalidRequest, "runtime: %q is unknown", s.Runtime).WithHint("use python3.11, nodejs20, go, http, exec or static")
 	}
 	s.Handler = cmp.Or(s.Handler, rt.Handler)
-	s.Tier = cmp.Or(s.Tier, TierProcess)
+	s.Tier = cmp.Or(s.Tier, rt.Tier)
 	s.Memory = cmp.Or(s.Memory, 256)
 	s.CPU = cmp.Or(s.CPU, 1000)
 	s.Pids = cmp.Or(s.Pids, 256)
@@ -116,8 +83,11 @@ func (s Settings) Complete() (Settings, error) {
 	s.Timeouts.Queue = cmp.Or(s.Timeouts.Queue, Duration(30*time.Second))
 	s.Timeouts.FirstByte = cmp.Or(s.Timeouts.FirstByte, Duration(30*time.Second))
 	s.Timeouts.Idle = cmp.Or(s.Timeouts.Idle, Duration(5*time.Minute))
+	if s.Runtime == "http" {
+		s.Protocol = cmp.Or(s.Protocol, ProtocolHTTP1)
+	}
 	if rt.streams(s.Handler) {
-		s.Concurrency = cmp.Or(s.Concurrency, 100)
+		s.Concurrency = cmp.Or(s.Concurrency, rt.concurrency)
 		s.MaxBody = cmp.Or(s.MaxBody, -1)
 		s.Timeouts.Total = cmp.Or(s.Timeouts.Total, maxTimeout)
 	} else {
@@ -162,8 +132,11 @@ func (s Settings) check(rt Runtime) error {
 	if s.MaxBody < -1 {
 		return invalid("max_body", "%d is not a number of bytes, nor -1 for no limit", s.MaxBody)
 	}
-	if s.Tier != TierProcess {
-		return invalid("tier", "%q is unknown, the tier here is %q", s.Tier, TierProcess)
+	if s.Tier != rt.Tier {
+		return invalid("tier", "%q cannot run %s, its tier is %q", s.Tier, s.Runtime, rt.Tier)
+	}
+	if s.Floor != "" && !slices.Contains(isolationLevels, s.Floor) {
+		return invalid("floor", "%q is none of %s", s.Floor, strings.Join(isolationLevels, ", "))
 	}
 	if s.Reuse != ReuseAlways && s.Reuse != ReuseNever {
 		return invalid("reuse", "%q is neither %q nor %q", s.Reuse, ReuseAlways, ReuseNever)
@@ -171,17 +144,52 @@ func (s Settings) check(rt Runtime) error {
 	if s.Auth != "" && s.Auth != AuthPublic && s.Auth != AuthKey {
 		return invalid("auth", "%q is neither %q nor %q", s.Auth, AuthPublic, AuthKey)
 	}
-	if !rt.handlers.MatchString(s.Handler) {
+	if err := s.checkCode(rt); err != nil {
+		return err
+	}
+	if err := s.checkEnv(); err != nil {
+		return err
+	}
+	if err := s.checkSecrets(); err != nil {
+		return err
+	}
+	for i, rule := range s.Egress {
+		if _, err := ParseEgress(rule); err != nil {
+			return invalid(fmt.Sprintf("egress[%d]", i), "%w", err)
+		}
+	}
+	return nil
+}
+
+// checkCode checks what is run, and how many requests at a time it may get.
+func (s Settings) checkCode(rt Runtime) error {
+	invalid := func(field, format string, args ...any) *Error {
+		return Errorf(CodeInvalidRequest, field+": "+format, args...)
+	}
+	switch {
+	case s.Protocol != "" && s.Runtime != "http":
+		return invalid("protocol", "runtime %s has no choice of it", s.Runtime)
+	case s.Protocol != "" && s.Protocol != ProtocolHTTP1 && s.Protocol != ProtocolH2C:
+		return invalid("protocol", "%q is neither %q nor %q", s.Protocol, ProtocolHTTP1, ProtocolH2C)
+	case !rt.Command && len(s.Command) > 0:
+		return invalid("command", "runtime %s takes none", s.Runtime).WithHint("use handler, or runtime http or exec")
+	case rt.Command && s.Handler != "":
+		return invalid("handler", "runtime %s takes none", s.Runtime).WithHint("use command")
+	case rt.Command && (len(s.Command) == 0 || s.Command[0] == ""):
+		return invalid("command", "runtime %s needs a program to run", s.Runtime).WithHint(`such as command: ["node", "server.js"]`)
+	case !rt.Command && !rt.handlers.MatchString(s.Handler):
 		return invalid("handler", "%q is no %s", s.Handler, rt.handlerForm)
 	}
-	if s.Concurrency != 1 && !rt.streams(s.Handler) {
-		e := Errorf(CodeInvalidRequest, "concurrency: a %s handler serves one request at a time, not %d", s.Runtime, s.Concurrency)
-		if rt.fetch != "" {
-			e.Hint = "a fetch handler may serve several; its name ends in " + rt.fetch
+	for i, arg := range s.Command {
+		if strings.IndexByte(arg, 0) >= 0 {
+			return invalid(fmt.Sprintf("command[%d]", i), "it holds a NUL byte")
 		}
-		return e
 	}
-	return s.checkEnv()
+	if s.Concurrency != 1 && !rt.parallel && !rt.streams(s.Handler) {
+		return invalid("concurrency", "a %s handler of events serves one request at a time, not %d", s.Runtime, s.Concurrency).
+			WithHint("one that takes requests as they are may serve several; its name %s", rt.appForm)
+	}
+	return nil
 }
 
 func (s Settings) checkEnv() error {
@@ -196,7 +204,7 @@ func (s Settings) checkEnv() error {
 		switch {
 		case !envNameRE.MatchString(name):
 			return Errorf(CodeInvalidRequest, "env: %q is no name of an environment variable", name)
-		case strings.HasPrefix(name, "LAMBENT_"), name == "LISTEN_FDS", name == "LISTEN_PID":
+		case isPlatforms(name):
 			return Errorf(CodeInvalidRequest, "env: %s is set by the platform", name).WithHint("choose another name")
 		case strings.IndexByte(s.Env[name], 0) >= 0:
 			return Errorf(CodeInvalidRequest, "env: the value of %s holds a NUL byte", name)
@@ -204,6 +212,38 @@ func (s Settings) checkEnv() error {
 	}
 	if size > maxEnvBytes {
 		return Errorf(CodeInvalidRequest, "env: %d bytes are over the limit of %d", size, maxEnvBytes)
+	}
+	return nil
+}
+
+// isPlatforms tells whether the platform sets that environment variable itself.
+func isPlatforms(name string) bool {
+	return strings.HasPrefix(name, "LAMBENT_") || name == "LISTEN_FDS" || name == "LISTEN_PID"
+}
+
+// SecretsDir is where code finds the secrets that it is given as files.
+const SecretsDir = "/run/secrets"
+
+const maxSecrets = 100
+
+var secretFileRE = regexp.MustCompile(`^` + SecretsDir + `/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$`)
+
+func (s Settings) checkSecrets() error {
+	if len(s.Secrets) > maxSecrets {
+		return Errorf(CodeInvalidRequest, "secrets: %d are over the limit of %d", len(s.Secrets), maxSecrets)
+	}
+	for _, target := range slices.Sorted(maps.Keys(s.Secrets)) {
+		switch _, taken := s.Env[target]; {
+		case taken:
+			return Errorf(CodeInvalidRequest, "secrets: %s is in env, too", target)
+		case isPlatforms(target):
+			return Errorf(CodeInvalidRequest, "secrets: %s is set by the platform", target).WithHint("choose another name")
+		case !envNameRE.MatchString(target) && !secretFileRE.MatchString(target):
+			return Errorf(CodeInvalidRequest, "secrets: %q is neither the name of an environment variable nor a file in %s", target, SecretsDir)
+		}
+		if err := CheckName("secret", s.Secrets[target]); err != nil {
+			return Errorf(CodeInvalidRequest, "secrets.%s: %w", target, err)
+		}
 	}
 	return nil
 }

@@ -79,6 +79,15 @@ func (m *manifest) read(path string, field []string, node ast.Node) error {
 		err = m.set(field, n.Value.Value)
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
 		err = m.set(field, node.GetToken().Value)
+	case *ast.SequenceNode:
+		for i, item := range n.Values {
+			if _, plain := item.(ast.ScalarNode); !plain {
+				return positioned(path, item.GetToken().Position.Line, item.GetToken().Position.Column, fmt.Errorf("%s[%d]: write a plain value here", strings.Join(field, "."), i))
+			}
+			if err = m.set(field, item.GetToken().Value); err != nil {
+				break
+			}
+		}
 	case *ast.CommentGroupNode:
 	default:
 		err = fmt.Errorf("%s: write a plain value here", strings.Join(field, "."))
@@ -98,7 +107,7 @@ func positioned(path string, line, column int, err error) error {
 	return e
 }
 
-// set gives the field, such as timeouts.total, the value that text stands for.
+// set gives the field, such as timeouts.total, the value that text stands for; a list gets it as one more item.
 func (m *manifest) set(field []string, text string) error {
 	if len(field) == 0 {
 		return errors.New("fields and their values are wanted here")
@@ -125,6 +134,8 @@ func (m *manifest) set(field []string, text string) error {
 		return nil
 	}
 	switch v.Kind() {
+	case reflect.Slice:
+		v.Set(reflect.Append(v, reflect.ValueOf(text)))
 	case reflect.String:
 		v.SetString(text)
 	case reflect.Int, reflect.Int64:

@@ -54,6 +54,7 @@ func (w *world) Start(ctx context.Context, spec executor.Spec) (executor.Instanc
 
 func (*world) Root(string) (string, error)     { return "test", nil }
 func (*world) Runtimes() []string              { return []string{"go"} }
+func (*world) Isolation() lambent.Isolation    { return lambent.Isolation{} }
 func (*world) Findings() []lambent.Finding     { return nil }
 func (*world) Close() error                    { return nil }
 func (f *fake) ID() string                     { return f.id }

@@ -29,6 +29,8 @@ type Executor interface {
 	Root(runtime string) (string, error)
 	// Runtimes lists the runtimes that this node can run.
 	Runtimes() []string
+	// Isolation says how strongly it isolates on this node.
+	Isolation() lambent.Isolation
 	// Findings says what the tier found of what it needs, for `lambent doctor`.
 	Findings() []lambent.Finding
 	// Close stops every instance and releases what the tier holds.
@@ -40,6 +42,7 @@ type Spec struct {
 	ID       string // names the instance; unique on this node for ever
 	Revision *lambent.Revision
 	CodeDir  string                // the unpacked bundle; mounted read-only
+	Secrets  map[string]string     // the values of Settings.Secrets, by their targets
 	Log      func(lambent.LogLine) // called from many goroutines; must not block
 }
 

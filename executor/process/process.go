@@ -211,6 +211,14 @@ func (e *Executor) forget(in *instance) {
 	delete(e.instances, in.id)
 }
 
+// Isolation implements executor.Executor.
+func (e *Executor) Isolation() lambent.Isolation {
+	if e.away != nil {
+		return lambent.Isolation{Level: lambent.IsolationNone, Lacks: []string{e.away.Message}}
+	}
+	return lambent.Isolation{Level: lambent.IsolationFull}
+}
+
 // Close implements executor.Executor.
 func (e *Executor) Close() error {
 	e.mu.Lock()
