@@ -80,9 +80,15 @@ func (m *manifest) read(path string, field []string, node ast.Node) error {
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
 		err = m.set(field, node.GetToken().Value)
 	case *ast.SequenceNode:
+		if v, ferr := find(reflect.ValueOf(m).Elem(), field); ferr != nil || v.Kind() != reflect.Slice {
+			err = fmt.Errorf("%s: write a plain value here", strings.Join(field, "."))
+			break
+		}
 		for i, item := range n.Values {
+			inner := append(field[:len(field)-1:len(field)-1], fmt.Sprintf("%s[%d]", field[len(field)-1], i))
 			if _, plain := item.(ast.ScalarNode); !plain {
-				return positioned(path, item.GetToken().Position.Line, item.GetToken().Position.Column, fmt.Errorf("%s[%d]: write a plain value here", strings.Join(field, "."), i))
+				at := item.GetToken().Position
+				return positioned(path, at.Line, at.Column, fmt.Errorf("%s: write a plain value here", strings.Join(inner, ".")))
 			}
 			if err = m.set(field, item.GetToken().Value); err != nil {
 				break
