@@ -9,10 +9,13 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 INIT := executor/process/initbin/lambent-init
 SOURCES := go.mod go.sum $(shell find . -name '*.go' -o -path './shim/*' -type f -o -path './cli/*' -type f | grep -v /testdata/)
 # The race detector needs cgo; nothing that we ship does.
-RACE := CGO_ENABLED=1 go test -race -timeout 15m
+RACE := CGO_ENABLED=1 go test -race
+# Tests of the second tier are in files *_integration_test.go, behind the tag, and named TestIntegration*. They run one
+# package after the other, because some measure time, and say what they do, because some do less on slow machines.
+INTEGRATION := $(RACE) -tags integration -run '^TestIntegration' -p 1 -count 1 -v -timeout 30m
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 setup: ## install what this machine lacks (Debian, idempotent)
 	@scripts/setup
@@ -27,8 +30,12 @@ bin/lambent: $(SOURCES)
 up: setup build ## start Lambent, deploy the examples, call them, show the times; ONCE=1 stops by itself
 	@ONCE=$(ONCE) scripts/up
 
-test: setup ## run the tests with the race detector
-	$(RACE) ./...
+test: setup ## the first tier of tests: all that needs nothing but what setup installs
+	$(RACE) -timeout 15m ./...
+
+test-integration: ## the second tier: what needs package registries and virtual machines
+	@scripts/setup integration
+	$(INTEGRATION) $(sort $(dir $(shell find . -name '*_integration_test.go')))
 
 lint: ## go vet, golangci-lint (pinned) and generated files
 	@scripts/lint
@@ -50,4 +57,4 @@ fuzz: ## fuzz each parser for a minute
 clean: ## remove what was built
 	rm -rf bin bench/out executor/process/initbin
 
-.PHONY: help setup build up test lint bench bench-warm bench-cold bench-scale fuzz clean
+.PHONY: help setup build up test test-integration lint bench bench-warm bench-cold bench-scale fuzz clean
