@@ -22,25 +22,25 @@ const (
 
 func (s *server) aliasRoutes() {
 	tags := []string{"aliases"}
-	register(s, huma.Operation{OperationID: "set-alias", Method: http.MethodPut, Path: aliasPath, Tags: tags,
+	register(s, huma.Operation{OperationID: "set-alias", Security: needs(lambent.RoleDeploy), Method: http.MethodPut, Path: aliasPath, Tags: tags,
 		Summary:     "Make or move an alias",
 		Description: "Each revision is made ready before the alias points to it; until then, and when that fails, the alias stays as it was.",
 	}, s.setAlias)
-	register(s, huma.Operation{OperationID: "get-alias", Method: http.MethodGet, Path: aliasPath, Tags: tags,
+	register(s, huma.Operation{OperationID: "get-alias", Security: needs(lambent.RoleDeploy), Method: http.MethodGet, Path: aliasPath, Tags: tags,
 		Summary: "Get an alias; latest is one, too"}, s.getAlias)
-	register(s, huma.Operation{OperationID: "delete-alias", Method: http.MethodDelete, Path: aliasPath, Tags: tags,
+	register(s, huma.Operation{OperationID: "delete-alias", Security: needs(lambent.RoleDeploy), Method: http.MethodDelete, Path: aliasPath, Tags: tags,
 		Summary: "Delete an alias"}, s.deleteAlias)
-	register(s, huma.Operation{OperationID: "list-aliases", Method: http.MethodGet, Path: aliasesPath, Tags: tags,
+	register(s, huma.Operation{OperationID: "list-aliases", Security: needs(lambent.RoleDeploy), Method: http.MethodGet, Path: aliasesPath, Tags: tags,
 		Summary: "List a function's aliases: latest, the others by name, the published versions"}, s.listAliases)
-	register(s, huma.Operation{OperationID: "publish", Method: http.MethodPost, Path: functionPath + "/publish", Tags: tags,
+	register(s, huma.Operation{OperationID: "publish", Security: needs(lambent.RoleDeploy), Method: http.MethodPost, Path: functionPath + "/publish", Tags: tags,
 		Summary:     "Give a revision a number that never moves",
 		Description: "A revision that has a number already keeps it.",
 	}, s.publish)
-	register(s, huma.Operation{OperationID: "rollback", Method: http.MethodPost, Path: functionPath + "/rollback", Tags: tags,
+	register(s, huma.Operation{OperationID: "rollback", Security: needs(lambent.RoleDeploy), Method: http.MethodPost, Path: functionPath + "/rollback", Tags: tags,
 		Summary:     "Move an alias back to what it pointed to before its last move",
 		Description: "A second rollback undoes the first. If-Match is about the alias, which for latest is the function.",
 	}, s.rollback)
-	register(s, huma.Operation{OperationID: "diff", Method: http.MethodGet, Path: functionPath + "/diff", Tags: []string{"functions"},
+	register(s, huma.Operation{OperationID: "diff", Security: needs(lambent.RoleDeploy), Method: http.MethodGet, Path: functionPath + "/diff", Tags: []string{"functions"},
 		Summary: "Tell how two revisions differ: settings, files of the code, names in the environment"}, s.diff)
 }
 

@@ -35,13 +35,13 @@ func bytesOf(contentTypes ...string) map[string]*huma.MediaType {
 
 func (s *server) codeRoutes() {
 	for _, method := range []string{http.MethodPut, http.MethodPost} {
-		register(s, huma.Operation{OperationID: strings.ToLower(method) + "-code", Method: method, Path: "/v1/code", Tags: []string{"code"},
+		register(s, huma.Operation{OperationID: strings.ToLower(method) + "-code", Security: needs(lambent.RoleDeploy), Method: method, Path: "/v1/code", Tags: []string{"code"},
 			Summary:     "Upload a bundle",
 			Description: "A tar, tar.gz or zip archive. The digest does not depend on which, nor on the order, times or owners of the files.",
 			RequestBody: &huma.RequestBody{Required: true, Content: bytesOf("application/octet-stream")},
 		}, s.upload)
 	}
-	register(s, huma.Operation{OperationID: "has-code", Method: http.MethodHead, Path: "/v1/code/{digest}", Tags: []string{"code"},
+	register(s, huma.Operation{OperationID: "has-code", Security: needs(lambent.RoleDeploy), Method: http.MethodHead, Path: "/v1/code/{digest}", Tags: []string{"code"},
 		Summary: "Tell whether a bundle is here"}, s.has)
 }
 

@@ -2,7 +2,8 @@
 // invocations. Its OpenAPI 3.1 document, at /v1/openapi.json, is generated from the handlers.
 //
 // Invariants, proved in control_test.go:
-//   - Everything but /healthz needs the key: the check wraps the whole API, so a new route is closed.
+//   - Everything but /healthz needs a key: the check wraps the whole API, so a new route is closed.
+//   - What declares no role (see needs) is for the node's admin key, and a key sees its own namespace only.
 //   - Every error, also of the router and of validation, has the one format of [lambent.WriteError].
 //   - A deploy that failed has changed nothing that serves; a deploy that returned is what serves next.
 //   - Of two concurrent writes to one function or alias one wins and the other gets conflict.
@@ -47,8 +48,8 @@ type Options struct {
 	Public   bool // whether the gateway serves functions that say no auth to everybody
 	// Endpoint gives the URL of the functions listener.
 	Endpoint func() string
-	// Authenticate tells whether a request carries the key.
-	Authenticate func(*http.Request) bool
+	// Authenticate tells whose key a request carries; ok is false if it carries none that is valid.
+	Authenticate func(*http.Request) (who lambent.Principal, ok bool)
 	Metrics      http.Handler
 	Logger       *slog.Logger
 }
@@ -107,8 +108,9 @@ type server struct {
 
 // New makes the handler of the control listener.
 func New(o Options) http.Handler {
-	mux := http.NewServeMux()
-	s := &server{Options: o, api: humago.New(mux, config(o.Version))}
+	operations := http.NewServeMux()
+	s := &server{Options: o, api: humago.New(operations, config(o.Version))}
+	s.api.UseMiddleware(s.authorize)
 	s.functionRoutes()
 	s.aliasRoutes()
 	s.codeRoutes()
@@ -119,22 +121,25 @@ func New(o Options) http.Handler {
 	if err != nil {
 		panic(err) // the document is made of our types alone
 	}
-	mux.HandleFunc("GET /v1/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+	operations.HandleFunc("GET /v1/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json")
 		_, _ = w.Write(spec)
 	})
-	mux.Handle("GET /metrics", o.Metrics)
+	node := http.NewServeMux()
+	node.Handle("GET /metrics", o.Metrics)
 	for path, handler := range map[string]http.HandlerFunc{
 		"": pprof.Index, "profile": pprof.Profile, "trace": pprof.Trace, "symbol": pprof.Symbol, "cmdline": pprof.Cmdline,
 	} {
-		mux.HandleFunc("GET /debug/pprof/"+path, handler)
+		node.HandleFunc("GET /debug/pprof/"+path, handler)
 	}
 
 	outer := http.NewServeMux()
 	outer.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "ok\n")
 	})
-	outer.Handle("/", s.authenticated(strict(mux)))
+	outer.Handle("/", s.authenticated(strict(operations)))
+	outer.Handle("/metrics", s.authenticated(forNode(strict(node))))
+	outer.Handle("/debug/", s.authenticated(forNode(strict(node))))
 	return outer
 }
 
@@ -147,23 +152,11 @@ func config(version string) huma.Config {
 	c.RejectUnknownQueryParameters = true
 	jsonFormat := huma.Format{Marshal: huma.DefaultJSONFormat.Marshal, Unmarshal: unmarshal}
 	c.Formats = map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat}
-	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"key": {Type: "http", Scheme: "bearer"}}
-	c.Security = []map[string][]string{{"key": {}}}
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{keyScheme: {Type: "http", Scheme: "bearer",
+		Description: "A key. Operations name the least role that it takes in the namespace; those that name none take the node's admin key."}}
+	c.Security = []map[string][]string{{keyScheme: {}}}
 	c.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[lambent.Phases](), reflect.TypeFor[map[string]float64]())
 	return c
-}
-
-func (s *server) authenticated(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !s.Authenticate(r) {
-			w.Header().Set("WWW-Authenticate", "Bearer")
-			lambent.WriteError(w, lambent.Errorf(lambent.CodeUnauthorized, "the control API needs its key").
-				WithHint("send Authorization: Bearer KEY, where KEY is what admin.key in the data folder holds"))
-			return
-		}
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		next.ServeHTTP(w, r)
-	})
 }
 
 // strict answers in our error format where the mux has no route.

@@ -37,19 +37,19 @@ func (n Named) unknown() error {
 
 func (s *server) functionRoutes() {
 	tags := []string{"functions"}
-	register(s, huma.Operation{OperationID: "deploy", Method: http.MethodPut, Path: functionPath, Tags: tags,
+	register(s, huma.Operation{OperationID: "deploy", Security: needs(lambent.RoleDeploy), Method: http.MethodPut, Path: functionPath, Tags: tags,
 		Summary:     "Deploy a function",
 		Description: "Makes a revision of the settings and the code. It begins to serve when one of its instances was ready; until then, and when it fails, the one before serves.",
 	}, s.deploy)
-	register(s, huma.Operation{OperationID: "get-function", Method: http.MethodGet, Path: functionPath, Tags: tags,
+	register(s, huma.Operation{OperationID: "get-function", Security: needs(lambent.RoleDeploy), Method: http.MethodGet, Path: functionPath, Tags: tags,
 		Summary: "Get a function"}, s.get)
-	register(s, huma.Operation{OperationID: "delete-function", Method: http.MethodDelete, Path: functionPath, Tags: tags,
+	register(s, huma.Operation{OperationID: "delete-function", Security: needs(lambent.RoleDeploy), Method: http.MethodDelete, Path: functionPath, Tags: tags,
 		Summary: "Delete a function, its revisions, aliases and logs"}, s.delete)
-	register(s, huma.Operation{OperationID: "list-functions", Method: http.MethodGet, Path: "/v1/functions", Tags: tags,
+	register(s, huma.Operation{OperationID: "list-functions", Security: needs(lambent.RoleDeploy), Method: http.MethodGet, Path: "/v1/functions", Tags: tags,
 		Summary: "List functions, in order of namespace and name"}, s.list)
-	register(s, huma.Operation{OperationID: "list-revisions", Method: http.MethodGet, Path: functionPath + "/revisions", Tags: tags,
+	register(s, huma.Operation{OperationID: "list-revisions", Security: needs(lambent.RoleDeploy), Method: http.MethodGet, Path: functionPath + "/revisions", Tags: tags,
 		Summary: "List a function's revisions, the latest made first"}, s.revisions)
-	register(s, huma.Operation{OperationID: "get-revision", Method: http.MethodGet, Path: functionPath + "/revisions/{id}", Tags: tags,
+	register(s, huma.Operation{OperationID: "get-revision", Security: needs(lambent.RoleDeploy), Method: http.MethodGet, Path: functionPath + "/revisions/{id}", Tags: tags,
 		Summary: "Get a revision"}, s.revision)
 }
 
@@ -380,11 +380,15 @@ type pageOutput struct{ Body Page }
 
 // list keeps the smallest names behind the cursor while it looks at each once, so a page costs the same
 // wherever it is and holds no more than itself.
-func (s *server) list(_ context.Context, in *struct {
-	Namespace string `query:"namespace" doc:"only of this namespace"`
+func (s *server) list(ctx context.Context, in *struct {
+	Namespace string `query:"namespace" doc:"only of this namespace; a key of one sees no other"`
 	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	After     string `query:"after" doc:"NAMESPACE/NAME: only what comes behind it"`
 }) (*pageOutput, error) {
+	namespace, err := scope(ctx, in.Namespace)
+	if err != nil {
+		return nil, err
+	}
 	ns, name, ok := strings.Cut(in.After, "/")
 	if in.After != "" && !ok {
 		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "query.after: %q is not of the form NAMESPACE/NAME", in.After)
@@ -397,7 +401,7 @@ func (s *server) list(_ context.Context, in *struct {
 	for ns, name := range s.Functions.Names() {
 		n := Named{ns, name}
 		full := len(first) > in.Limit
-		if in.Namespace != "" && ns != in.Namespace || order(n, after) <= 0 || full && order(n, first[in.Limit]) >= 0 {
+		if namespace != "" && ns != namespace || order(n, after) <= 0 || full && order(n, first[in.Limit]) >= 0 {
 			continue
 		}
 		if full {

@@ -27,7 +27,7 @@ const (
 
 func (s *server) invocationRoutes() {
 	tags := []string{"invocations"}
-	register(s, huma.Operation{OperationID: "invoke", Method: http.MethodPost, Path: functionPath + "/invocations", Tags: tags,
+	register(s, huma.Operation{OperationID: "invoke", Security: needs(lambent.RoleInvoke), Method: http.MethodPost, Path: functionPath + "/invocations", Tags: tags,
 		Summary:     "Invoke a function",
 		Description: "Sends the body as POST / to the function, at the alias named, and streams its answer. The function's answers carry Lambent-Status, errors of the platform do not.",
 		RequestBody: &huma.RequestBody{Content: bytesOf("*/*")},
@@ -40,11 +40,11 @@ func (s *server) invocationRoutes() {
 			},
 		}},
 	}, s.invoke)
-	register(s, huma.Operation{OperationID: "list-invocations", Method: http.MethodGet, Path: "/v1/invocations", Tags: tags,
+	register(s, huma.Operation{OperationID: "list-invocations", Security: needs(lambent.RoleDeploy), Method: http.MethodGet, Path: "/v1/invocations", Tags: tags,
 		Summary: "List the latest invocations, the latest first"}, s.invocations)
-	register(s, huma.Operation{OperationID: "get-invocation", Method: http.MethodGet, Path: "/v1/invocations/{id}", Tags: tags,
+	register(s, huma.Operation{OperationID: "get-invocation", Security: needs(lambent.RoleDeploy), Method: http.MethodGet, Path: "/v1/invocations/{id}", Tags: tags,
 		Summary: "Get an invocation"}, s.invocation)
-	register(s, huma.Operation{OperationID: "read-logs", Method: http.MethodGet, Path: functionPath + "/logs", Tags: []string{"logs"},
+	register(s, huma.Operation{OperationID: "read-logs", Security: needs(lambent.RoleDeploy), Method: http.MethodGet, Path: functionPath + "/logs", Tags: []string{"logs"},
 		Summary: "Read what a function wrote",
 		Responses: map[string]*huma.Response{"200": {
 			Description: "One JSON object in a line for each line of log; a last one with error when reading failed",
@@ -90,7 +90,11 @@ func (s *server) invoke(_ context.Context, in *struct {
 		w.Header().Set(InvocationHeader, inv.ID)
 		resp, err := s.Invoker.Invoke(r.Context(), inv)
 		if err != nil {
-			lambent.WriteError(w, lambent.ErrorOf(err)) // whoever invokes here may see the trace
+			e := *lambent.ErrorOf(err)
+			if !principalOf(r.Context()).Allows(in.Namespace, lambent.RoleDeploy) {
+				e.Trace = "" // for those who administer the function
+			}
+			lambent.WriteError(w, &e)
 			return
 		}
 		answer(w, resp)
@@ -159,22 +163,26 @@ type Invocations struct {
 
 type invocationsOutput struct{ Body Invocations }
 
-func (s *server) invocations(_ context.Context, in *struct {
-	Namespace string `query:"namespace"`
+func (s *server) invocations(ctx context.Context, in *struct {
+	Namespace string `query:"namespace" doc:"only of this namespace; a key of one sees no other"`
 	Function  string `query:"function"`
 	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"50"`
 }) (*invocationsOutput, error) {
-	records := s.Records.List(in.Namespace, in.Function, in.Limit)
+	namespace, err := scope(ctx, in.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	records := s.Records.List(namespace, in.Function, in.Limit)
 	return &invocationsOutput{Invocations{append([]lambent.Record{}, records...)}}, nil
 }
 
 type invocationOutput struct{ Body lambent.Record }
 
-func (s *server) invocation(_ context.Context, in *struct {
+func (s *server) invocation(ctx context.Context, in *struct {
 	ID string `path:"id"`
 }) (*invocationOutput, error) {
 	r, ok := s.Records.Get(in.ID)
-	if !ok {
+	if !ok || !principalOf(ctx).Allows(r.Namespace, lambent.RoleDeploy) {
 		return nil, lambent.Errorf(lambent.CodeNotFound, "there is no record of an invocation %s", in.ID).
 			WithHint("only the latest are kept; see what there is: GET /v1/invocations")
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 func (s *server) systemRoutes() {
-	register(s, huma.Operation{OperationID: "get-system", Method: http.MethodGet, Path: "/v1/system", Tags: []string{"system"},
+	register(s, huma.Operation{OperationID: "get-system", Security: needs(lambent.RoleDeploy), Method: http.MethodGet, Path: "/v1/system", Tags: []string{"system"},
 		Summary: "Get what this node is and can do"}, s.system)
 }
 
@@ -22,18 +22,22 @@ type System struct {
 	Functions string            `json:"functions" doc:"URL of the functions listener"`
 	Public    bool              `json:"public" doc:"functions that say no auth are open to everybody"`
 	Runtimes  []string          `json:"runtimes" nullable:"false"`
-	Findings  []lambent.Finding `json:"findings" nullable:"false"`
+	Findings  []lambent.Finding `json:"findings" nullable:"false" doc:"for the node's admin key only"`
 }
 
 type systemOutput struct{ Body System }
 
-func (s *server) system(context.Context, *struct{}) (*systemOutput, error) {
+func (s *server) system(ctx context.Context, _ *struct{}) (*systemOutput, error) {
+	findings := []lambent.Finding{}
+	if principalOf(ctx).Allows("", lambent.RoleAdmin) {
+		findings = append(findings, s.Findings()...)
+	}
 	return &systemOutput{System{
 		Version:   s.Version,
 		Arch:      runtime.GOARCH,
 		Functions: s.Endpoint(),
 		Public:    s.Public,
 		Runtimes:  append([]string{}, s.Executor.Runtimes()...),
-		Findings:  append([]lambent.Finding{}, s.Findings()...),
+		Findings:  findings,
 	}}, nil
 }

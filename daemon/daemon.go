@@ -141,7 +141,9 @@ func (n *node) serve(ctx context.Context) error {
 	}
 	defer admin.Close()
 	endpoints := Endpoints{Functions: url(functions), Control: url(admin), KeyFile: n.cfg.path("admin.key"), NewKey: n.newKey}
-	authenticate := func(r *http.Request) bool { return n.key.Check(control.Bearer(r)) }
+	authenticate := func(r *http.Request) (lambent.Principal, bool) {
+		return lambent.Principal{Name: "admin", Role: lambent.RoleAdmin}, n.key.Check(control.Bearer(r))
+	}
 	stopping, stop := context.WithCancel(context.Background())
 	defer stop()
 	public := server(n.log, gateway.New(gateway.Options{

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -36,7 +35,7 @@ func openAliases(t *testing.T, settings []lambent.Settings, aliases ...*lambent.
 		table.SetAlias(a)
 	}
 	srv := httptest.NewServer(New(Options{Table: table, Public: true,
-		Authenticate: func(r *http.Request) bool { return r.Header.Get("Authorization") == "Bearer k" },
+		Authenticate: authenticate,
 		Invoker: invokerFunc(func(_ context.Context, inv *lambent.Invocation) (*lambent.Response, error) {
 			return text(200, inv.Alias+" "+inv.Revision.ID+" "+inv.Target), nil
 		})}))

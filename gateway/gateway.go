@@ -22,8 +22,8 @@ import (
 type Options struct {
 	Table   *route.Table
 	Invoker lambent.Invoker
-	// Authenticate tells whether a request carries a key that may invoke.
-	Authenticate func(*http.Request) bool
+	// Authenticate tells whose key a request carries; ok is false if it carries none that is valid.
+	Authenticate func(*http.Request) (who lambent.Principal, ok bool)
 	// Public is the auth of functions that say none; it is for listeners that only this machine reaches.
 	Public bool
 }
@@ -64,14 +64,11 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		alias, rev = a.Name, a.Pick(r.Header, at.target)
 	}
 	// A function that has been closed is closed at its older revisions, too.
-	known := r.Header["Authorization"] != nil && g.opt.Authenticate(r)
-	if known {
-		r.Header.Del("Authorization") // the platform's key is none of any function's business
-	}
-	if !known && (g.keyed(f.Latest) || g.keyed(rev)) {
-		w.Header().Set("WWW-Authenticate", `Bearer realm="lambent"`)
-		lambent.WriteError(w, lambent.Errorf(lambent.CodeUnauthorized, "%s/%s takes callers with a key only", at.namespace, at.name).
-			WithHint("send the header: Authorization: Bearer KEY"))
+	if err := g.admit(r, at, g.keyed(f.Latest) || g.keyed(rev)); err != nil {
+		if err.Code == lambent.CodeUnauthorized {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="lambent"`)
+		}
+		lambent.WriteError(w, err)
 		return
 	}
 	inv := &lambent.Invocation{
@@ -81,6 +78,26 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	prepare(r, inv)
 	g.serve(w, r, inv)
+}
+
+// admit tells whether the caller may invoke the function at at, which is keyed or not. It takes a key of the platform
+// out of the request: it is none of any function's business.
+func (g *Gateway) admit(r *http.Request, at address, keyed bool) *lambent.Error {
+	var who lambent.Principal
+	known := false
+	if r.Header["Authorization"] != nil {
+		if who, known = g.opt.Authenticate(r); known {
+			r.Header.Del("Authorization")
+		}
+	}
+	switch {
+	case !keyed:
+		return nil
+	case !known:
+		return lambent.Errorf(lambent.CodeUnauthorized, "%s/%s takes callers with a key only", at.namespace, at.name).
+			WithHint("send the header: Authorization: Bearer KEY")
+	}
+	return lambent.ErrorOf(who.Require(at.namespace, lambent.RoleInvoke))
 }
 
 // keyed tells whether rev takes callers with a key only.

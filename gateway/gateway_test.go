@@ -24,6 +24,16 @@ func (f invokerFunc) Invoke(ctx context.Context, inv *lambent.Invocation) (*lamb
 	return f(ctx, inv)
 }
 
+// authenticate knows the node's key, and one of each namespace that may invoke.
+func authenticate(r *http.Request) (lambent.Principal, bool) {
+	who, ok := map[string]lambent.Principal{
+		"Bearer k":       {Name: "admin", Role: lambent.RoleAdmin},
+		"Bearer default": {Namespace: "default", Name: "caller", Role: lambent.RoleInvoke},
+		"Bearer team":    {Namespace: "team", Name: "caller", Role: lambent.RoleInvoke},
+	}[r.Header.Get("Authorization")]
+	return who, ok
+}
+
 // open serves functions "hello" in the namespaces default and team by f.
 func open(t *testing.T, f invokerFunc, change func(*lambent.Settings)) *httptest.Server {
 	t.Helper()
@@ -39,9 +49,7 @@ func open(t *testing.T, f invokerFunc, change func(*lambent.Settings)) *httptest
 	for _, ns := range []string{"default", "team"} {
 		table.Set(&lambent.Function{Namespace: ns, Name: "hello", Latest: lambent.NewRevision(ns, "hello", s, "sha256:1", "r", time.Now())})
 	}
-	g := New(Options{Table: table, Invoker: f, Public: true, Authenticate: func(r *http.Request) bool {
-		return r.Header.Get("Authorization") == "Bearer k"
-	}})
+	g := New(Options{Table: table, Invoker: f, Public: true, Authenticate: authenticate})
 	srv := httptest.NewUnstartedServer(g)
 	srv.Config.Protocols = new(http.Protocols)
 	srv.Config.Protocols.SetHTTP1(true)
@@ -166,6 +174,14 @@ func TestKeyedFunction(t *testing.T) {
 	if resp, body := get(t, req); resp.StatusCode != 200 || body != "auth=" {
 		t.Errorf("with the key: %d %s", resp.StatusCode, body)
 	}
+	req.Header.Set("Authorization", "Bearer default")
+	if resp, body := get(t, req); resp.StatusCode != 200 || body != "auth=" {
+		t.Errorf("with a key of the namespace: %d %s", resp.StatusCode, body)
+	}
+	req.Header.Set("Authorization", "Bearer team")
+	if resp, body := get(t, req); resp.StatusCode != 403 || !strings.Contains(body, "key caller (invoke in team) may do nothing in namespace default") {
+		t.Errorf("with a key of another namespace: %d %s", resp.StatusCode, body)
+	}
 }
 
 // Nobody's function gets to see the platform's key, not even a public one that it was sent to by mistake.
@@ -174,9 +190,11 @@ func TestPlatformKeyStays(t *testing.T) {
 		return text(200, "auth="+inv.Header.Get("Authorization")), nil
 	}, nil)
 	req := request(t, "GET", srv.URL+"/fn/hello/", nil)
-	req.Header.Set("Authorization", "Bearer k")
-	if resp, body := get(t, req); resp.StatusCode != 200 || body != "auth=" {
-		t.Errorf("%d %s", resp.StatusCode, body)
+	for _, key := range []string{"k", "default", "team"} {
+		req.Header.Set("Authorization", "Bearer "+key)
+		if resp, body := get(t, req); resp.StatusCode != 200 || body != "auth=" {
+			t.Errorf("%s: %d %s", key, resp.StatusCode, body)
+		}
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 	"lambent/store/memory"
 )
 
-// Key is the key of every World.
+// Key is the admin key of every World.
 const Key = "lk_test"
 
 // World is a served API. Its engines are fields; set them before the requests that need them.
@@ -35,6 +35,8 @@ type World struct {
 	Lines   func(context.Context, control.LogQuery) iter.Seq2[lambent.LogLine, error]
 	Records []lambent.Record // the latest first
 
+	Keys map[string]lambent.Principal // by their text
+
 	Endpoint string // what the API says where functions are
 	Findings []lambent.Finding
 }
@@ -42,6 +44,7 @@ type World struct {
 // New serves a World until the test ends.
 func New(t *testing.T) *World {
 	w := &World{Store: memory.New(), Endpoint: "http://127.0.0.1:8080"}
+	w.Keys = map[string]lambent.Principal{Key: {Name: "admin", Role: lambent.RoleAdmin}}
 	w.Findings = []lambent.Finding{{Name: "seccomp", OK: true, Detail: "filter loaded"}}
 	w.Ready = func(context.Context, *lambent.Revision) (lambent.Phases, error) {
 		return lambent.Phases{lambent.PhaseBoot: 12e6}, nil
@@ -63,8 +66,9 @@ func New(t *testing.T) *World {
 		Findings: func() []lambent.Finding { return w.Findings },
 		Public:   true,
 		Endpoint: func() string { return w.Endpoint },
-		Authenticate: func(r *http.Request) bool {
-			return control.Bearer(r) == Key
+		Authenticate: func(r *http.Request) (lambent.Principal, bool) {
+			who, ok := w.Keys[control.Bearer(r)]
+			return who, ok
 		},
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "up 1\n") }),
 		Logger:  slog.New(slog.DiscardHandler),
