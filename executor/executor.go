@@ -12,6 +12,7 @@ package executor
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 
 	"lambent"
@@ -81,3 +82,32 @@ var ErrBusy = errors.New("the function may still be working on the request")
 
 // ErrNotSent means that no byte of the request reached the function.
 var ErrNotSent = errors.New("the request was not handed over")
+
+// Runner is an executor that can also run a program to its end, in the same sandbox as functions get. A job
+// has a scratch folder of its own and writes what comes of it to a pipe, so that nothing of the host is
+// ever writable.
+type Runner interface {
+	// Run runs the job and returns when nothing is left of it. How the program ended is no error of Run's: those
+	// are ctx's, the Output's, and *lambent.Error where there was no sandbox for it.
+	Run(ctx context.Context, job Job) (lambent.Exit, error)
+}
+
+// Job is a program that is run to its end.
+type Job struct {
+	ID        string // names it; unique on this node for ever, among instances too
+	Namespace string
+	Argv      []string // Argv[0] is a path inside
+	Env       map[string]string
+	Dir       string            // folder that is shown read-only at /var/task
+	Folders   map[string]string // further ones: where they are shown, children of /var, to folders of the host
+	Memory    int               // MiB, what is in Work and /tmp included
+	Work      int               // MiB of room in /work, where it begins
+	CPU       int               // thousandths of a core
+	Pids      int
+	Egress    []string // see lambent.EgressRule
+	Log       func(lambent.LogLine)
+	Output    io.Writer // gets what it writes to [JobOutput]; an error ends it
+}
+
+// JobOutput is the descriptor of a job's output.
+const JobOutput = 3

@@ -85,8 +85,12 @@ func launch(spec *sandbox.Spec) (pid int, at int64, err error) {
 		return 0, 0, err
 	}
 	unix.Umask(0o022)
-	if err := unix.Chdir(sandbox.CodeDir); err != nil {
-		return 0, 0, step("enter "+sandbox.CodeDir, err)
+	dir := sandbox.CodeDir
+	if spec.Work > 0 {
+		dir = sandbox.WorkDir
+	}
+	if err := unix.Chdir(dir); err != nil {
+		return 0, 0, step("enter "+dir, err)
 	}
 	return spawn(spec, join)
 }

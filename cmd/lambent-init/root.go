@@ -24,7 +24,7 @@ var masked = []string{"kcore", "keys", "sysrq-trigger", "timer_list", "latency_s
 var devices = map[string]int{"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
 
 // buildRoot puts a root file system together in a small tmpfs over spec.Root and makes it ours. All of it
-// is read-only in the end but /tmp and /dev/shm, whose pages count as the function's memory.
+// is read-only in the end but /tmp, /dev/shm and a job's /work, whose pages count as the function's memory.
 func buildRoot(spec *sandbox.Spec) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return step("keep mounts to ourselves", err)
@@ -109,13 +109,32 @@ func ownFiles(spec *sandbox.Spec) error {
 			return err
 		}
 	}
-	size := fmt.Sprintf("size=%d,nr_inodes=65536,mode=1777", spec.TmpBytes)
-	for _, dir := range []string{"tmp", "dev/shm"} {
-		if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, size); err != nil {
-			return step("mount /"+dir, err)
+	for _, f := range spec.Folders {
+		if err := unix.Mkdir(f.Inside[1:], 0o755); err != nil {
+			return step("mkdir "+f.Inside, err)
+		}
+		if err := bind(f.Host, f.Inside[1:], locked); err != nil {
+			return err
 		}
 	}
-	return nil
+	for _, dir := range []string{"tmp", "dev/shm"} {
+		if err := scratch(dir, spec.TmpBytes, 65536); err != nil {
+			return err
+		}
+	}
+	if spec.Work == 0 {
+		return nil
+	}
+	if err := unix.Mkdir(sandbox.WorkDir[1:], 0o755); err != nil {
+		return step("mkdir "+sandbox.WorkDir, err)
+	}
+	return scratch(sandbox.WorkDir[1:], spec.Work, 1<<20)
+}
+
+// scratch mounts a folder that everybody may write to, whose pages count as the function's memory.
+func scratch(dir string, bytes int64, files int) error {
+	options := fmt.Sprintf("size=%d,nr_inodes=%d,mode=1777", bytes, files)
+	return step("mount /"+dir, unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options))
 }
 
 func devFiles(*sandbox.Spec) error {

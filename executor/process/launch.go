@@ -127,18 +127,18 @@ func (in *instance) launch(ctx context.Context, spec executor.Spec, p program) (
 		return err
 	}
 	raw, err := json.Marshal(sandbox.Spec{
-		Root: filepath.Join(path, instancesDir, in.id, fileRoot), Code: code, Runtime: p.shim,
+		Root: filepath.Join(path, instancesDir, in.id, fileRoot), Code: code, Runtime: p.shim, Folders: p.folders, Work: p.work,
 		Hostname: spec.Revision.Function, ID: in.user, TmpBytes: limits.Memory,
 		Argv: p.argv, Env: environment(spec), Filter: e.filter, Join: in.group.JoinFiles(), Orphan: e.orphan,
 	})
 	if err != nil {
 		return err
 	}
-	return in.spawn(ctx, raw)
+	return in.spawn(ctx, raw, p)
 }
 
 // spawn starts lambent-init with the descriptors that sandbox names.
-func (in *instance) spawn(ctx context.Context, spec []byte) (err error) {
+func (in *instance) spawn(ctx context.Context, spec []byte, p program) (err error) {
 	var files []*os.File // the child's, in their order
 	defer func() {
 		for _, f := range files {
@@ -154,7 +154,11 @@ func (in *instance) spawn(ctx context.Context, spec []byte) (err error) {
 	add(os.Open(os.DevNull))
 	add(in.log.pipe("stdout"))
 	add(in.log.pipe("stderr"))
-	add(listen(in.exec.path(in.id, fileHTTP), unix.SOMAXCONN))
+	if p.output != nil {
+		add(p.output())
+	} else {
+		add(listen(in.exec.path(in.id, fileHTTP), unix.SOMAXCONN))
+	}
 	add(listen(in.exec.path(in.id, fileControl), 16))
 	add(memoryFile("spec", spec, 0))
 	add(os.OpenFile(in.exec.path(in.id, fileExit), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600))
@@ -206,8 +210,10 @@ func environment(spec executor.Spec) []string {
 		"LAMBENT_NAMESPACE": r.Namespace, "LAMBENT_FUNCTION": r.Function, "LAMBENT_REVISION": r.ID,
 		"LAMBENT_INSTANCE": spec.ID, "LAMBENT_MEMORY": strconv.Itoa(s.Memory),
 		"LAMBENT_HANDLER": s.Handler, "LAMBENT_RUNTIME": s.Runtime,
-		"LISTEN_FDS": "1", "LISTEN_FDNAMES": "http",
 	})
+	if r.Settings.Runtime != "" { // otherwise it is a job, which has no socket
+		maps.Copy(env, map[string]string{"LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"})
+	}
 	delete(env, "LISTEN_PID") // lambent-init knows it
 	list := make([]string, 0, len(env))
 	for _, name := range slices.Sorted(maps.Keys(env)) {

@@ -20,7 +20,10 @@ import (
 type program struct {
 	argv     []string
 	shim     string // folder for sandbox.RuntimeDir, "" for none
-	heapFull string // what it writes to stderr before it aborts because its own limit of memory is met, "" if it has none
+	folders  []sandbox.Folder
+	work     int64                    // room in sandbox.WorkDir
+	output   func() (*os.File, error) // a job's, in place of a listening socket
+	heapFull string                   // what it writes to stderr before it aborts because its own limit of memory is met, "" if it has none
 }
 
 func (e *Executor) programOf(spec executor.Spec) (program, error) {

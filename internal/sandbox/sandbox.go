@@ -9,7 +9,7 @@ import "time"
 
 // The descriptors that lambent-init is started with, beside 0, 1 and 2, which the function inherits.
 const (
-	FDListen  = 3 + iota // listening socket of the function, which inherits it under this number
+	FDListen  = 3 + iota // listening socket of the function, or pipe of a job, which inherits it under this number
 	FDControl            // listening socket of lambent-init
 	FDSpec               // the Spec as JSON, to be read to its end
 	FDExit               // file for the last Report
@@ -20,13 +20,22 @@ const (
 const (
 	CodeDir    = "/var/task"
 	RuntimeDir = "/var/runtime"
+	WorkDir    = "/work"
 )
+
+// Folder is a folder of the host that is shown read-only.
+type Folder struct {
+	Host   string
+	Inside string // a child of /var
+}
 
 // Spec says what to make and run.
 type Spec struct {
 	Root     string        // empty folder of the host where the new root is put together
 	Code     string        // folder of the host for CodeDir
 	Runtime  string        // folder of the host for RuntimeDir; "" for none
+	Folders  []Folder      // further ones
+	Work     int64         // room in WorkDir, where the program begins then; 0 for no such folder
 	Hostname string        // at most 64 bytes
 	ID       int           // user and group of the function
 	TmpBytes int64         // room in /tmp, and in /dev/shm
