@@ -40,7 +40,7 @@ test-integration: ## the second tier: what needs package registries and virtual 
 lint: ## go vet, golangci-lint (pinned) and generated files
 	@scripts/lint
 
-bench: bench-warm bench-cold bench-scale ## run every benchmark
+bench: bench-warm bench-cold bench-scale bench-deploy ## run every benchmark
 
 bench-warm: build ## throughput and added latency against a tuned ReverseProxy
 	go run ./test/bench $(if $(SHORT),-short) warm
@@ -51,10 +51,13 @@ bench-cold: build ## cold starts against bare fork and exec
 bench-scale: build ## 100,000 registered functions
 	go run ./test/bench $(if $(SHORT),-short) scale
 
+bench-deploy: build ## deploys under load, with streams across every switch
+	go run ./test/bench $(if $(SHORT),-short) deploy
+
 fuzz: ## fuzz each parser for a minute
 	@scripts/fuzz
 
 clean: ## remove what was built
 	rm -rf bin bench/out executor/process/initbin
 
-.PHONY: help setup build up test test-integration lint bench bench-warm bench-cold bench-scale fuzz clean
+.PHONY: help setup build up test test-integration lint bench bench-warm bench-cold bench-scale bench-deploy fuzz clean

@@ -17,8 +17,8 @@ type bare struct {
 	socket string
 }
 
-// startBare runs argv with a listening unix socket as descriptor 3.
-func startBare(ctx context.Context, dir string, env []string, argv ...string) (*bare, error) {
+// startBare runs argv in the folder code with a listening unix socket, which is made in dir, as descriptor 3.
+func startBare(ctx context.Context, dir, code string, env []string, argv ...string) (*bare, error) {
 	socket := filepath.Join(dir, fmt.Sprintf("bare-%d.sock", time.Now().UnixNano()))
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
@@ -32,6 +32,7 @@ func startBare(ctx context.Context, dir string, env []string, argv ...string) (*
 	}
 	defer f.Close()
 	b := &bare{cmd: exec.CommandContext(ctx, argv[0], argv[1:]...), socket: socket}
+	b.cmd.Dir = code
 	b.cmd.ExtraFiles = []*os.File{f}
 	b.cmd.Env = append(os.Environ(), env...)
 	b.cmd.Stderr = os.Stderr
@@ -47,7 +48,7 @@ func (b *bare) stop() {
 // timeBare measures from before fork to the last byte of the first answer.
 func timeBare(ctx context.Context, dir string, body []byte, env []string, argv ...string) (time.Duration, error) {
 	began := time.Now()
-	b, err := startBare(ctx, dir, env, argv...)
+	b, err := startBare(ctx, dir, dir, env, argv...)
 	if err != nil {
 		return 0, err
 	}

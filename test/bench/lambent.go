@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	words "lambent"
 	"lambent/client"
 )
 
@@ -91,6 +92,15 @@ func (l *lambent) deploy(ctx context.Context, dir string, args ...string) error 
 		return fmt.Errorf("deploy %s: %w: %s", dir, err, out)
 	}
 	return nil
+}
+
+// settings gives the complete settings of a function.
+func (l *lambent) settings(ctx context.Context, name string) (words.Settings, error) {
+	f, err := l.client.Function(ctx, words.DefaultNamespace, name)
+	if err != nil {
+		return words.Settings{}, err
+	}
+	return f.Latest.Settings, nil
 }
 
 // function is the target of a POST of body to a function.

@@ -21,9 +21,19 @@ type target struct {
 	pid                    int // of the process whose processor time counts; 0 for none
 }
 
-func post(name, network, address, host, path string, body []byte) target {
-	req := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s", path, host, len(body), body)
+// post makes the target of a POST; fields are further lines of its header.
+func post(name, network, address, host, path string, body []byte, fields ...string) target {
+	req := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n%s\r\n%s",
+		path, host, len(body), strings.Join(fields, ""), body)
 	return target{name: name, network: network, address: address, request: []byte(req)}
+}
+
+// fields gives the lines of a header.
+func fields(header map[string]string) (lines []string) {
+	for name, value := range header {
+		lines = append(lines, name+": "+value+"\r\n")
+	}
+	return lines
 }
 
 // result is what a load measured.

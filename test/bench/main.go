@@ -1,7 +1,7 @@
 // Command bench measures Lambent against the figures that it promises, on this machine, side by side with
 // what it is compared to. It runs in the repository root, after make build:
 //
-//	go run ./test/bench [-short] warm|cold|scale
+//	go run ./test/bench [-short] warm|cold|scale|deploy
 package main
 
 import (
@@ -14,8 +14,8 @@ import (
 )
 
 func main() {
-	if len(os.Args) == 4 && os.Args[1] == proxyCommand {
-		exit(serveProxy(os.Args[2], os.Args[3]))
+	if len(os.Args) == 5 && os.Args[1] == proxyCommand {
+		exit(serveProxy(os.Args[2], os.Args[3], os.Args[4]))
 	}
 	short := flag.Bool("short", false, "fewer rounds, for CI")
 	flag.Parse()
@@ -28,8 +28,10 @@ func main() {
 		exit(cold(ctx, *short))
 	case "scale":
 		exit(scale(ctx, *short))
+	case "deploy":
+		exit(deploys(ctx, *short))
 	}
-	fmt.Fprintln(os.Stderr, "usage: bench [-short] warm|cold|scale")
+	fmt.Fprintln(os.Stderr, "usage: bench [-short] warm|cold|scale|deploy")
 	os.Exit(2)
 }
 

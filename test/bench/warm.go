@@ -1,84 +1,22 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"sync"
 	"time"
+
+	words "lambent"
+	"lambent/shim/node"
+	"lambent/shim/python"
 )
-
-const proxyCommand = "serve-proxy"
-
-// serveProxy is the tuned baseline: httputil.ReverseProxy with 256 idle connections per host and a buffer
-// pool, in front of the unix socket. It serves until it is killed.
-func serveProxy(address, socket string) error {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return err
-	}
-	fmt.Println(l.Addr())
-	var dialer net.Dialer
-	proxy := &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "http", Host: "echo"}) },
-		Transport: &http.Transport{
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return dialer.DialContext(ctx, "unix", socket)
-			},
-			MaxIdleConns: 256, MaxIdleConnsPerHost: 256,
-		},
-		BufferPool: &bufferPool{},
-	}
-	return http.Serve(l, proxy)
-}
-
-type bufferPool struct{ pool sync.Pool }
-
-func (b *bufferPool) Get() []byte {
-	if buf, ok := b.pool.Get().(*[]byte); ok {
-		return *buf
-	}
-	return make([]byte, 32<<10)
-}
-
-func (b *bufferPool) Put(buf []byte) { b.pool.Put(&buf) }
-
-// startProxy runs serveProxy in a process of its own, as Lambent is one.
-func startProxy(ctx context.Context, socket string, body []byte) (t target, stop func(), err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return t, nil, err
-	}
-	cmd := exec.CommandContext(ctx, self, proxyCommand, "127.0.0.1:0", socket)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return t, nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return t, nil, err
-	}
-	stop = func() { _ = cmd.Process.Kill(); _ = cmd.Wait() } // it serves until then
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		stop()
-		return t, nil, err
-	}
-	t = post("ReverseProxy", "tcp", strings.TrimSpace(line), "echo", "/", body)
-	t.pid = cmd.Process.Pid
-	return t, stop, nil
-}
 
 // buildEcho builds the program that the benchmarks call.
 func buildEcho(ctx context.Context, dir string) (string, error) {
@@ -92,6 +30,62 @@ func buildEcho(ctx context.Context, dir string) (string, error) {
 	return bin, nil
 }
 
+// server is a function of the warm benchmark: the same code bare, behind the ReverseProxy, and on Lambent.
+type server struct {
+	name   string
+	folder string
+	args   []string // for its deploy
+	// bare gives the command that runs it on a socket as descriptor 3, and its environment.
+	bare        func(ctx context.Context, l *lambent, dir string) (argv, env []string, err error)
+	connections []int
+	// single servers get one request at a time, from Lambent by their settings and so from the proxy, too.
+	single bool
+	bar    string
+}
+
+var servers = []server{
+	{"go", "test/bench/echo", nil, bareGo, []int{32, 1}, false, "warm_throughput_ratio"},
+	{"node", "test/bench/echo-node", []string{"--handler", "index.default"}, bareNode, []int{32}, false, "warm_throughput_ratio_node"},
+	{"python", "test/bench/echo-python", nil, barePython, []int{32}, true, "warm_throughput_ratio_python"},
+}
+
+func bareGo(ctx context.Context, _ *lambent, dir string) (argv, env []string, err error) {
+	bin, err := buildEcho(ctx, dir)
+	return []string{bin}, nil, err
+}
+
+func bareNode(ctx context.Context, l *lambent, dir string) (argv, env []string, err error) {
+	s, err := l.settings(ctx, "node")
+	if err != nil {
+		return nil, nil, err
+	}
+	return inFolder(node.Command("/usr/bin/node", s.Memory), node.Dir, dir), shimEnv(s), node.Install(dir)
+}
+
+func barePython(ctx context.Context, l *lambent, dir string) (argv, env []string, err error) {
+	s, err := l.settings(ctx, "python")
+	if err != nil {
+		return nil, nil, err
+	}
+	interpreter := "/usr/bin/" + s.Runtime
+	return inFolder(python.Command(interpreter), python.Dir, dir), shimEnv(s), python.Install(dir, interpreter)
+}
+
+// inFolder is a command that finds its shim in dir, not in where sandboxes have it.
+func inFolder(argv []string, was, dir string) []string {
+	for i := range argv {
+		argv[i] = strings.ReplaceAll(argv[i], was, dir)
+	}
+	return argv
+}
+
+func shimEnv(s words.Settings) []string {
+	return []string{
+		"LAMBENT_HANDLER=" + s.Handler, "LAMBENT_NAMESPACE=default", "LAMBENT_FUNCTION=echo", "LAMBENT_REVISION=1",
+		"LAMBENT_INSTANCE=1", "LAMBENT_MEMORY=" + strconv.Itoa(s.Memory), "LISTEN_FDS=1",
+	}
+}
+
 func warm(ctx context.Context, short bool) (err error) {
 	rounds, length := 9, 2*time.Second
 	if short {
@@ -102,36 +96,58 @@ func warm(ctx context.Context, short bool) (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	bin, err := buildEcho(ctx, dir)
-	if err != nil {
-		return err
-	}
-	echo, err := startBare(ctx, dir, nil, bin)
-	if err != nil {
-		return err
-	}
-	defer echo.stop()
-	body := bytes.Repeat([]byte("lambent "), 8)
-	proxy, stopProxy, err := startProxy(ctx, echo.socket, body)
-	if err != nil {
-		return err
-	}
-	defer stopProxy()
 	l, err := up(ctx, filepath.Join(dir, "data"))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.stop()) }()
-	if err := l.deploy(ctx, "test/bench/echo", "--name", "echo", "--cpu", "2000"); err != nil {
-		return err
-	}
-	direct := post("bare echo", "unix", echo.socket, "echo", "/", body)
-	direct.pid = echo.cmd.Process.Pid
-	targets := []target{direct, proxy, l.function("echo", body)}
 	rep := newReport("warm")
-	rep.row("connections", "target", "req/s", "p50", "p99", "CPU/req", "failed")
+	rep.row("server", "connections", "target", "req/s", "p50", "p99", "CPU/req", "failed")
 	failed := 0
-	for _, connections := range []int{32, 1} {
+	for _, s := range servers {
+		n, err := s.measure(ctx, l, filepath.Join(dir, s.name), rep, rounds, length)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		failed += n
+	}
+	rep.none("warm_failed", failed)
+	return rep.finish()
+}
+
+// measure compares the three ways to s and gives how many requests failed. Lambent gets one instance of it,
+// because the proxy has one server behind it.
+func (s server) measure(ctx context.Context, l *lambent, dir string, rep *report, rounds int, length time.Duration) (failed int, err error) {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return 0, err
+	}
+	args := append([]string{"--name", s.name, "--cpu", "2000", "--set", "max_instances=1"}, s.args...)
+	if err := l.deploy(ctx, s.folder, args...); err != nil {
+		return 0, err
+	}
+	argv, env, err := s.bare(ctx, l, dir)
+	if err != nil {
+		return 0, err
+	}
+	alone, err := startBare(ctx, dir, s.folder, env, argv...)
+	if err != nil {
+		return 0, err
+	}
+	defer alone.stop()
+	body := bytes.Repeat([]byte("lambent "), 8)
+	limit := 0
+	if s.single {
+		limit = 1
+	}
+	proxy, stopProxy, err := startProxy(ctx, alone.socket, limit, body)
+	if err != nil {
+		return 0, err
+	}
+	defer stopProxy()
+	direct := post("bare server", "unix", alone.socket, "echo", "/", body, fields(hostFields)...)
+	direct.pid = alone.cmd.Process.Pid
+	targets := []target{direct, proxy, l.function(s.name, body)}
+	for _, connections := range s.connections {
 		rates := make([][]float64, len(targets))
 		p50s := make([][]float64, len(targets))
 		p99s := make([][]float64, len(targets))
@@ -141,7 +157,7 @@ func warm(ctx context.Context, short bool) (err error) {
 			for i, t := range targets {
 				r, err := load(ctx, t, connections, length)
 				if err != nil {
-					return err
+					return failed, err
 				}
 				if round == 0 {
 					continue // warms up
@@ -154,31 +170,30 @@ func warm(ctx context.Context, short bool) (err error) {
 			}
 		}
 		for i, t := range targets {
-			rep.row(fmt.Sprint(connections), t.name, fmt.Sprintf("%.0f", median(rates[i])),
+			rep.row(s.name, fmt.Sprint(connections), t.name, fmt.Sprintf("%.0f", median(rates[i])),
 				fmt.Sprintf("%.0f us", median(p50s[i])), fmt.Sprintf("%.0f us", median(p99s[i])),
 				fmt.Sprintf("%.0f us", median(cpus[i])), fmt.Sprint(fails[i]))
 			failed += fails[i]
 		}
+		// Each round's three runs follow one another, so they meet much the same machine.
+		pairs := func(v [][]float64, of func(direct, proxy, lambent float64) float64) float64 {
+			each := make([]float64, rounds)
+			for i := range each {
+				each[i] = of(v[0][i], v[1][i], v[2][i])
+			}
+			return median(each)
+		}
 		if connections == 1 {
-			added := make([]float64, rounds)
-			proxied := make([]float64, rounds)
-			for i := range added {
-				added[i] = p50s[2][i] - p50s[0][i]
-				proxied[i] = p50s[1][i] - p50s[0][i]
-			}
-			rep.row("", "added by Lambent", "", fmt.Sprintf("%.0f us", median(added)), "", "", "")
-			rep.row("", "added by ReverseProxy", "", fmt.Sprintf("%.0f us", median(proxied)), "", "", "")
-			rep.atMost("warm_added_latency_ratio", median(added)/median(proxied), "x", 1)
+			added := pairs(p50s, func(d, _, l float64) float64 { return l - d })
+			proxied := pairs(p50s, func(d, p, _ float64) float64 { return p - d })
+			rep.row(s.name, "", "added by Lambent", "", fmt.Sprintf("%.0f us", added), "", "", "")
+			rep.row(s.name, "", "added by ReverseProxy", "", fmt.Sprintf("%.0f us", proxied), "", "", "")
+			rep.atMost("warm_added_latency_ratio", added/proxied, "x", 1)
 		} else {
-			ratios := make([]float64, rounds)
-			for i := range ratios {
-				ratios[i] = rates[2][i] / rates[1][i]
-			}
-			rep.atLeast("warm_throughput_ratio", median(ratios), "x", 0.7)
+			rep.atLeast(s.bar, pairs(rates, func(_, p, l float64) float64 { return l / p }), "x", 0.7)
 		}
 	}
-	rep.none("warm_failed", failed)
-	return rep.finish()
+	return failed, nil
 }
 
 func us(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }

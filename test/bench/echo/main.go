@@ -1,12 +1,15 @@
-// Command echo answers with the request's body: the function that the benchmarks call.
+// Command echo is the function that the benchmarks call: it answers with the request's body, at /version with
+// $VERSION, and at /stream?for=10s with $VERSION ten times a second and "end".
 package main
 
 import (
+	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"os"
+	"time"
 )
 
 func main() {
@@ -14,7 +17,34 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	log.Fatal(http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	log.Fatal(http.Serve(l, http.HandlerFunc(answer)))
+}
+
+func answer(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/version":
+		fmt.Fprint(w, os.Getenv("VERSION"))
+	case "/stream":
+		stream(w, r)
+	default:
 		_, _ = io.Copy(w, r.Body)
-	})))
+	}
+}
+
+func stream(w http.ResponseWriter, r *http.Request) {
+	length, err := time.ParseDuration(r.URL.Query().Get("for"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	flush := http.NewResponseController(w).Flush
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(length); time.Now().Before(end); <-tick.C {
+		fmt.Fprintln(w, os.Getenv("VERSION"))
+		if flush() != nil {
+			return
+		}
+	}
+	fmt.Fprintln(w, "end")
 }
