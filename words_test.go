@@ -53,7 +53,7 @@ func TestCLIStaysOutside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	allowed := []string{"lambent", "lambent/cli", "lambent/client", "lambent/internal/bundle", "lambent/internal/nearest", "lambent/shim/golang"}
+	allowed := []string{"lambent", "lambent/cli", "lambent/client", "lambent/internal/bundle", "lambent/internal/changes", "lambent/internal/nearest", "lambent/shim/golang"}
 	for _, dep := range strings.Fields(string(out)) {
 		if (dep == "lambent" || strings.HasPrefix(dep, "lambent/")) && !slices.Contains(allowed, dep) {
 			t.Errorf("cli reaches %s", dep)
@@ -125,7 +125,6 @@ func TestSettingsComplete(t *testing.T) {
 		{func(s *Settings) { s.Memory = 1 }, "memory: 1 is not between 16 and 10240"},
 		{func(s *Settings) { s.CPU = -1 }, "cpu: -1"},
 		{func(s *Settings) { s.Pids = 1 << 20 }, "pids:"},
-		{func(s *Settings) { s.Concurrency = 2 }, "concurrency: a python3.11 handler serves one request at a time"},
 		{func(s *Settings) { s.Timeouts.Total = Duration(25 * time.Hour) }, "timeouts.total: 25h0m0s is not between 1ms and 24h"},
 		{func(s *Settings) { s.KeepAlive = -1 }, "keep_alive:"},
 		{func(s *Settings) { s.Handler = "../x" }, "handler:"},
@@ -173,9 +172,6 @@ func TestFetchHandlersStream(t *testing.T) {
 		if _, err := (Settings{Runtime: "nodejs20", Handler: handler}).Complete(); !HasCode(err, CodeInvalidRequest) {
 			t.Errorf("%q: %v", handler, err)
 		}
-	}
-	if _, err := (Settings{Runtime: "python3.11", Handler: "main.default", Concurrency: 2}).Complete(); err == nil {
-		t.Error("a Python handler named default serves two requests at a time")
 	}
 }
 

@@ -27,8 +27,6 @@ var settingFlags = []struct{ flag, field, usage string }{
 }
 
 func (a *app) deploy() *cobra.Command {
-	var name string
-	var env, sets []string
 	cmd := &cobra.Command{
 		Use:   "deploy DIR|ARCHIVE",
 		Short: "Deploy a directory, or a tar, tar.gz or zip archive",
@@ -37,15 +35,9 @@ func (a *app) deploy() *cobra.Command {
 			"Go is built here. The new revision serves as soon as it is ready; until then, and if it fails, the one before does.",
 		Args: arg("directory or archive"),
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&name, "name", "", "name of the function; the directory's when absent")
-	for _, s := range settingFlags {
-		flags.String(s.flag, "", s.usage)
-	}
-	flags.StringArrayVarP(&env, "env", "e", nil, "`NAME=VALUE` of the environment; may be given again")
-	flags.StringArrayVar(&sets, "set", nil, "any other setting as `FIELD=VALUE`, such as timeouts.idle=1m; may be given again")
+	o := a.overrides(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		m, err := a.manifestFor(cmd, args[0], name, env, sets)
+		m, err := a.manifestFor(cmd, args[0], o)
 		if err != nil {
 			return err
 		}
@@ -58,8 +50,27 @@ func (a *app) deploy() *cobra.Command {
 	return a.inNamespace(cmd)
 }
 
+// overrides are what the command line says beside the flags of single settings.
+type overrides struct {
+	name      string
+	env, sets []string
+}
+
+// overrides gives cmd the flags that overrule a manifest.
+func (a *app) overrides(cmd *cobra.Command) *overrides {
+	o := &overrides{}
+	flags := cmd.Flags()
+	flags.StringVar(&o.name, "name", "", "name of the function; the directory's when absent")
+	for _, s := range settingFlags {
+		flags.String(s.flag, "", s.usage)
+	}
+	flags.StringArrayVarP(&o.env, "env", "e", nil, "`NAME=VALUE` of the environment; may be given again")
+	flags.StringArrayVar(&o.sets, "set", nil, "any other setting as `FIELD=VALUE`, such as timeouts.idle=1m; may be given again")
+	return o
+}
+
 // manifestFor is what source says of itself, overruled by the flags, complete but for defaults.
-func (a *app) manifestFor(cmd *cobra.Command, source, name string, env, sets []string) (*manifest, error) {
+func (a *app) manifestFor(cmd *cobra.Command, source string, o *overrides) (*manifest, error) {
 	info, err := os.Stat(source)
 	if err != nil {
 		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "%w", err).WithHint("name a directory or an archive")
@@ -77,7 +88,7 @@ func (a *app) manifestFor(cmd *cobra.Command, source, name string, env, sets []s
 			}
 		}
 	}
-	for _, e := range env {
+	for _, e := range o.env {
 		name, value, ok := strings.Cut(e, "=")
 		if !ok {
 			return nil, usagef("--env: %q is not of the form NAME=VALUE", e)
@@ -86,7 +97,7 @@ func (a *app) manifestFor(cmd *cobra.Command, source, name string, env, sets []s
 			return nil, usagef("--env: %w", err)
 		}
 	}
-	for _, s := range sets {
+	for _, s := range o.sets {
 		field, value, ok := strings.Cut(s, "=")
 		if !ok {
 			return nil, usagef("--set: %q is not of the form FIELD=VALUE", s)
@@ -98,8 +109,8 @@ func (a *app) manifestFor(cmd *cobra.Command, source, name string, env, sets []s
 	if cmd.Flags().Changed("namespace") || m.Namespace == "" {
 		m.Namespace = a.namespace
 	}
-	if name != "" {
-		m.Name = name
+	if o.name != "" {
+		m.Name = o.name
 	}
 	if m.Name == "" {
 		if m.Name, err = nameOf(source, info.IsDir()); err != nil {

@@ -35,6 +35,7 @@ func deploys(ctx context.Context, short bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.stop()) }()
+	rep := newReport("deploy")
 	deploy := func(version int) error {
 		return l.deploy(ctx, "test/bench/echo", "--name", "echo", "--env", "VERSION="+strconv.Itoa(version))
 	}
@@ -68,7 +69,6 @@ func deploys(ctx context.Context, short bool) (err error) {
 		return err
 	}
 
-	rep := newReport("deploy")
 	rep.row("what", "count", "p50 ms", "p99 ms", "max ms")
 	rep.row("requests", fmt.Sprint(len(v.times)), figure(median(v.times)), figure(quantile(v.times, 0.99)), figure(slices.Max(v.times)))
 	rep.row(fmt.Sprintf("streams of %s", streaming), fmt.Sprint(v.streams), "", "", "")

@@ -25,7 +25,9 @@ import (
 // patience bounds each start and stop of a daemon; a test that meets it fails.
 const patience = 30 * time.Second
 
-func TestScripts(t *testing.T) {
+// build makes the binary and gives its folder.
+func build(t *testing.T) string {
+	t.Helper()
 	if out, err := exec.CommandContext(t.Context(), "make", "-s", "-C", "../..", "build").CombinedOutput(); err != nil {
 		t.Fatalf("make build: %v\n%s", err, out)
 	}
@@ -33,6 +35,11 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return bin
+}
+
+func TestScripts(t *testing.T) {
+	bin := build(t)
 	cache, err := exec.CommandContext(t.Context(), "go", "env", "GOCACHE").Output()
 	if err != nil {
 		t.Fatal(err)
