@@ -164,3 +164,40 @@ func TestConcurrencyNeedsFetch(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A handler of streams, as for AWS Lambda, is heard while it still writes.
+func TestNodeStreamsResponses(t *testing.T) {
+	n := start(t, t.TempDir())
+	n.nodejs("ticks", `
+export const handler = awslambda.streamifyResponse(async (event, stream) => {
+  const out = awslambda.HttpResponseStream.from(stream, { statusCode: 202, headers: { 'content-type': 'text/event-stream' } });
+  for (let i = 0; i < 3; i++) {
+    out.write('data: ' + i + '\n\n');
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+  out.end();
+});
+`, nil)
+	began := time.Now()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, n.functions+"/fn/ticks/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	first := make([]byte, len("data: 0\n\n"))
+	if _, err := io.ReadFull(resp.Body, first); err != nil || resp.StatusCode != 202 || resp.Header.Get("Content-Type") != "text/event-stream" {
+		t.Errorf("%d %q, %v", resp.StatusCode, first, err)
+	}
+	heard := time.Since(began)
+	rest, err := io.ReadAll(resp.Body)
+	if err != nil || string(rest) != "data: 1\n\ndata: 2\n\n" {
+		t.Errorf("%q, %v", rest, err)
+	}
+	if whole := time.Since(began); whole-heard < 900*time.Millisecond {
+		t.Errorf("the first event came after %s, the whole after %s", heard, whole)
+	}
+}

@@ -145,11 +145,16 @@ function isTextual(headers, body) {
 function toHTTP(result) {
   if (typeof result === 'string') return [200, JSON_TYPE, Buffer.from(result)];
   if (result === null || typeof result !== 'object' || !('statusCode' in result)) return toPayload(result);
-  const status = result.statusCode;
+  return [...headOf(result), content(result)];
+}
+
+/** Gives status and fields of {statusCode, headers, cookies}. */
+function headOf(answer) {
+  const status = answer.statusCode;
   if (!Number.isInteger(status) || status < 200 || status > 599) {
     throw bad(`statusCode is ${show(status)}, not an integer from 200 to 599`);
   }
-  return [status, fields(result), content(result)];
+  return [status, fields(answer)];
 }
 
 function fields({ headers, cookies }) {
@@ -224,4 +229,4 @@ function show(value) {
   return ['object', 'function', 'symbol'].includes(typeof value) && value !== null ? `of type ${typeof value}` : String(value);
 }
 
-module.exports = { ofPayload, toPayload, ofHTTP, toHTTP };
+module.exports = { ofPayload, toPayload, ofHTTP, toHTTP, headOf };

@@ -18,6 +18,7 @@ class Server {
   #http;
   #handler;
   #fetch; // fetch.cjs, when the handler has fetch
+  #stream; // stream.cjs, when the function has looked for it
   #failure; // the answer to everything when the handler did not load
   #calls = new Map(); // those in flight, by connection
   #background = new Set(); // promises that outlive their call
@@ -42,6 +43,8 @@ class Server {
     process.on('uncaughtException', (thrown) => this.#crash(thrown));
     process.on('beforeExit', () => this.#starve());
     const name = this.#env.LAMBENT_HANDLER;
+    const awslambda = { configurable: true, get: () => (this.#stream ??= require('./stream.cjs')).awslambda };
+    Object.defineProperty(globalThis, 'awslambda', awslambda);
     try {
       this.#handler = await load(name, this.#folder);
       if (name.endsWith('.default')) this.#fetch = require('./fetch.cjs');
@@ -101,11 +104,20 @@ class Server {
     let result;
     this.#http.unref();
     try {
-      result = await Promise.race([settle(this.#handler, given, this.#context(call)), call.broken]);
+      const context = this.#context(call);
+      if (this.#stream?.streams(this.#handler)) return await Promise.race([this.#pour(call, given, context), call.broken]);
+      result = await Promise.race([settle(this.#handler, given, context), call.broken]);
     } finally {
       this.#http.ref();
     }
     call.answer(...(http ? event.toHTTP(result) : event.toPayload(result)));
+  }
+
+  async #pour(call, given, context) {
+    const stream = new this.#stream.ResponseStream(call);
+    const done = new Promise((resolve) => stream.on('close', resolve));
+    await this.#handler(given, stream, context);
+    await done;
   }
 
   // What AWS Lambda's context object has.
