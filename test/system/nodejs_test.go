@@ -179,7 +179,7 @@ export const handler = awslambda.streamifyResponse(async (event, stream) => {
 });
 `, nil)
 	began := time.Now()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, n.functions+"/fn/ticks/", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, n.at.Functions+"/fn/ticks/", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
