@@ -17,7 +17,12 @@ type EgressRule struct {
 	Port int    // 0 for any
 }
 
-var hostRE = regexp.MustCompile(`^([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`)
+var (
+	hostRE = regexp.MustCompile(`^([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`)
+	// numericRE finds what some resolvers read as an address: 2130706433, 0x7f.1, 0177.0.0.1.
+	numericRE = regexp.MustCompile(`(^|\.)([0-9]+|0x[0-9a-f]*)$`)
+	portRE    = regexp.MustCompile(`^[1-9][0-9]{0,4}$`)
+)
 
 // ParseEgress reads a rule.
 func ParseEgress(text string) (EgressRule, error) {
@@ -26,13 +31,13 @@ func ParseEgress(text string) (EgressRule, error) {
 		return EgressRule{}, fmt.Errorf("%q is not of the form HOST:PORT", text)
 	}
 	r := EgressRule{Host: strings.TrimSuffix(strings.ToLower(host), ".")}
-	if addr, err := netip.ParseAddr(r.Host); err == nil {
+	if addr, err := netip.ParseAddr(r.Host); err == nil && addr.Zone() == "" {
 		r.Host = addr.Unmap().String()
-	} else if name := strings.TrimPrefix(r.Host, "*."); r.Host != "*" && (len(name) > 253 || !hostRE.MatchString(name)) {
+	} else if name := strings.TrimPrefix(r.Host, "*."); r.Host != "*" && (len(name) > 253 || !hostRE.MatchString(name) || numericRE.MatchString(name)) {
 		return EgressRule{}, fmt.Errorf("%q has no valid host: use a name, *.name, an address or *", text)
 	}
 	if port != "*" {
-		if r.Port, err = strconv.Atoi(port); err != nil || r.Port < 1 || r.Port > 65535 {
+		if r.Port, err = strconv.Atoi(port); err != nil || !portRE.MatchString(port) || r.Port > 65535 {
 			return EgressRule{}, fmt.Errorf("%q has no valid port: use 1 to 65535 or *", text)
 		}
 	}

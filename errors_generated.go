@@ -51,6 +51,10 @@ const (
 	CodeStartFailed Code = "start_failed"
 	// CodeStartTimeout: The function's process was not ready within the start timeout.
 	CodeStartTimeout Code = "start_timeout"
+	// CodeEgressDenied: The function tried to connect to what its egress rules, or the node, do not allow. Only the function itself sees this.
+	CodeEgressDenied Code = "egress_denied"
+	// CodeEgressFailed: What the function wanted to connect to has no address, or does not answer. Only the function itself sees this.
+	CodeEgressFailed Code = "egress_failed"
 	// CodeTierUnavailable: This node cannot give the isolation or the runtime that the function needs.
 	CodeTierUnavailable Code = "tier_unavailable"
 	// CodeSandboxFailed: The sandbox could not be made.
@@ -92,6 +96,8 @@ var codes = map[Code]codeInfo{
 	CodeInstanceExited:   {FaultFunction, 502},
 	CodeStartFailed:      {FaultFunction, 502},
 	CodeStartTimeout:     {FaultFunction, 504},
+	CodeEgressDenied:     {FaultFunction, 403},
+	CodeEgressFailed:     {FaultFunction, 502},
 	CodeTierUnavailable:  {FaultPlatform, 503},
 	CodeSandboxFailed:    {FaultPlatform, 503},
 	CodeStorageFull:      {FaultPlatform, 507},

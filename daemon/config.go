@@ -4,22 +4,23 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
-
-	"lambent"
 )
 
 // Config says how to run a daemon. Data is needed.
 type Config struct {
-	Data       string // folder of everything that is kept
-	Listen     string // address of the functions listener; default 127.0.0.1:8080, port 0 for any
-	Control    string // address of the control listener; default 127.0.0.1:8081, port 0 for any
-	AcceptLoss bool   // open a store that lost acknowledged writes
-	Version    string
-	Logger     *slog.Logger
-	Drain      time.Duration // how long calls under way may take when the daemon stops; default 30s
+	Data    string // folder of everything that is kept
+	Listen  string // address of the functions listener; default 127.0.0.1:8080, port 0 for any
+	Control string // address of the control listener; default 127.0.0.1:8081, port 0 for any
+	// EgressPermit are private networks that egress rules of functions may allow; see egress.Options.
+	EgressPermit []netip.Prefix
+	AcceptLoss   bool // open a store that lost acknowledged writes
+	Version      string
+	Logger       *slog.Logger
+	Drain        time.Duration // how long calls under way may take when the daemon stops; default 30s
 	// Serving is called once, when both listeners serve.
 	Serving func(Endpoints)
 }
@@ -52,15 +53,6 @@ func (c *Config) complete() {
 }
 
 func (c *Config) path(name string) string { return filepath.Join(c.Data, name) }
-
-func listen(address string) (net.Listener, error) {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "cannot listen on %s: %w", address, err).
-			WithHint("is another server there? choose another address, or port 0 for any")
-	}
-	return l, nil
-}
 
 // url gives a URL that this machine reaches l by.
 func url(l net.Listener) string {

@@ -24,6 +24,7 @@ import (
 	"lambent/executor/process"
 	"lambent/gateway"
 	"lambent/gateway/route"
+	"lambent/internal/egress"
 	"lambent/internal/embednats"
 	"lambent/observe"
 	"lambent/observe/logs"
@@ -57,6 +58,8 @@ type node struct {
 	cfg   Config
 	log   *slog.Logger
 	table *route.Table
+
+	listeners listeners
 
 	key      apikey.Key
 	newKey   bool
@@ -95,7 +98,8 @@ func (n *node) open(ctx context.Context) (err error) {
 	if n.records, err = record.Open(record.Options{Dir: n.cfg.path("records"), Logger: n.log}); err != nil {
 		return err
 	}
-	tier, err := process.New(process.Options{Dir: n.cfg.path("run"), Logger: n.log})
+	tier, err := process.New(process.Options{Dir: n.cfg.path("run"), Logger: n.log,
+		Egress: egress.New(egress.Options{Permit: n.cfg.EgressPermit, Own: n.listeners.addresses})})
 	if err != nil {
 		return err
 	}
@@ -130,12 +134,12 @@ func (n *node) pools() iter.Seq[metric.Pool] {
 
 // serve listens, serves until ctx ends, and drains.
 func (n *node) serve(ctx context.Context) error {
-	functions, err := listen(n.cfg.Listen)
+	functions, err := n.listeners.listen(n.cfg.Listen)
 	if err != nil {
 		return err
 	}
 	defer functions.Close()
-	admin, err := listen(n.cfg.Control)
+	admin, err := n.listeners.listen(n.cfg.Control)
 	if err != nil {
 		return err
 	}

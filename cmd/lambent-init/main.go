@@ -34,12 +34,11 @@ func run() error {
 	}
 	s := newSupervisor(os.NewFile(sandbox.FDExit, "exit"), spec.Orphan)
 	go s.serve(sandbox.FDControl)
-	pid, at, err := launch(spec)
+	pid, at, err := launch(spec, s)
 	if err != nil {
 		return s.fail(err)
 	}
 	unix.Close(sandbox.FDListen) // so that connections are refused when the function does not listen any more
-	go serveDials(sandbox.FDDial)
 	s.begun(pid, at)
 	// Privileges are dropped behind the report: nothing of the function can reach us in between.
 	if err := dropPrivileges(); err != nil {
@@ -67,7 +66,7 @@ func readSpec() (*sandbox.Spec, error) {
 }
 
 // launch makes the sandbox and starts the program in it.
-func launch(spec *sandbox.Spec) (pid int, at int64, err error) {
+func launch(spec *sandbox.Spec, s *supervisor) (pid int, at int64, err error) {
 	// Nobody but a tracer with CAP_SYS_PTRACE looks into us, whatever our user is.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return 0, 0, step("make lambent-init undumpable", err)
@@ -81,6 +80,13 @@ func launch(spec *sandbox.Spec) (pid int, at int64, err error) {
 	}
 	if err := loopbackUp(); err != nil {
 		return 0, 0, step("bring up the loopback interface", err)
+	}
+	if len(spec.Listen) > 0 {
+		sockets, err := listen(spec.Listen)
+		if err != nil {
+			return 0, 0, err
+		}
+		s.listening(sockets)
 	}
 	if err := setLimits(); err != nil {
 		return 0, 0, err

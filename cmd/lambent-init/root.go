@@ -92,7 +92,7 @@ func ownFiles(spec *sandbox.Spec) error {
 	for name, text := range map[string]string{
 		"passwd":        "root:x:0:0::/:/usr/sbin/nologin\nfunction:x:" + id + ":" + id + "::/tmp:/usr/sbin/nologin\n",
 		"group":         "root:x:0:\nfunction:x:" + id + ":\n",
-		"hosts":         "127.0.0.1 localhost\n::1 localhost\n127.0.0.1 " + spec.Hostname + "\n",
+		"hosts":         spec.Hosts + "127.0.0.1 localhost\n::1 localhost\n127.0.0.1 " + spec.Hostname + "\n",
 		"nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 		"resolv.conf":   "",
 		"hostname":      spec.Hostname + "\n",
@@ -210,18 +210,4 @@ func bind(source, target string, attributes uint64) error {
 
 func setAttributes(fd int, path string, flags uint, attributes uint64) error {
 	return unix.MountSetattr(fd, path, flags, &unix.MountAttr{Attr_set: attributes})
-}
-
-func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	lo, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
 }

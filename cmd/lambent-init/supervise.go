@@ -22,6 +22,7 @@ type supervisor struct {
 	mu      sync.Mutex // guards what is below
 	hosts   map[*os.File]bool
 	reports []sandbox.Report // so far
+	sockets []int            // what goes with Report.Listening
 	main    int              // pid of the program, 0 before it began
 }
 
@@ -51,7 +52,7 @@ func (s *supervisor) talk(host *os.File) {
 	s.hosts[host] = true
 	s.alone.Stop()
 	for _, r := range s.reports {
-		write(host, r)
+		s.write(host, r)
 	}
 	s.mu.Unlock()
 
@@ -89,17 +90,29 @@ func (s *supervisor) report(r sandbox.Report) {
 	defer s.mu.Unlock()
 	s.reports = append(s.reports, r)
 	for host := range s.hosts {
-		write(host, r)
+		s.write(host, r)
 	}
 }
 
 // write leaves out a host that has gone: its talk notices.
-func write(host *os.File, r sandbox.Report) {
+func (s *supervisor) write(to *os.File, r sandbox.Report) {
 	line, err := json.Marshal(r)
 	if err != nil {
 		panic(err) // plain data always marshals
 	}
-	host.Write(append(line, '\n'))
+	line = append(line, '\n')
+	if !r.Listening {
+		to.Write(line)
+		return
+	}
+	unix.Sendmsg(int(to.Fd()), line, unix.UnixRights(s.sockets...), nil, unix.MSG_NOSIGNAL)
+}
+
+func (s *supervisor) listening(sockets []int) {
+	s.mu.Lock()
+	s.sockets = sockets
+	s.mu.Unlock()
+	s.report(sandbox.Report{Listening: true})
 }
 
 func (s *supervisor) begun(pid int, at int64) {
@@ -120,7 +133,7 @@ func (s *supervisor) fail(err error) error {
 
 // last makes a report that outlives us: a host that was away finds it in the exit file.
 func (s *supervisor) last(r sandbox.Report) error {
-	write(s.exit, r)
+	s.write(s.exit, r)
 	s.report(r)
 	return nil
 }

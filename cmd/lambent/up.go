@@ -6,17 +6,20 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"lambent"
 	"lambent/cli"
 	"lambent/daemon"
 )
 
 func up() *cobra.Command {
 	cfg := daemon.Config{}
+	var permit []string
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run a node: functions, control API and store in this process",
@@ -37,6 +40,13 @@ DIR/endpoints.json, and the context that the other commands use to the user's co
 			if err != nil {
 				return err
 			}
+			for _, text := range permit {
+				prefix, err := netip.ParsePrefix(text)
+				if err != nil {
+					return lambent.Errorf(lambent.CodeInvalidRequest, "--egress-permit: %q is no network", text).WithHint("such as 10.1.0.0/16, or 10.1.2.3/32 for one address")
+				}
+				cfg.EgressPermit = append(cfg.EgressPermit, prefix)
+			}
 			asJSON, err := cmd.Flags().GetBool("json")
 			if err != nil {
 				return err
@@ -55,6 +65,7 @@ DIR/endpoints.json, and the context that the other commands use to the user's co
 	flags.StringVar(&cfg.Data, "data", "", "folder of everything that is kept (default $XDG_DATA_HOME/lambent)")
 	flags.StringVar(&cfg.Listen, "listen", "127.0.0.1:8080", "address for functions")
 	flags.StringVar(&cfg.Control, "control", "127.0.0.1:8081", "address of the control API")
+	flags.StringArrayVar(&permit, "egress-permit", nil, "private network that egress rules of functions may allow, such as 10.1.0.0/16; may be repeated")
 	flags.BoolVar(&cfg.AcceptLoss, "accept-data-loss", false, "start although the store lost acknowledged writes")
 	return cmd
 }

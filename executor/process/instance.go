@@ -15,6 +15,7 @@ import (
 	"lambent/executor"
 	"lambent/executor/internal/guest"
 	"lambent/internal/cgroup"
+	"lambent/internal/egress"
 	"lambent/internal/sandbox"
 )
 
@@ -37,8 +38,9 @@ type instance struct {
 	user     int
 	group    *cgroup.Group
 	process  *os.Process
-	control  net.Conn
+	control  *net.UnixConn
 	log      *logger
+	gate     *egress.Gate // nil without egress rules
 	guest    *guest.Client
 	phases   lambent.Phases
 	stopping atomic.Bool
@@ -63,7 +65,12 @@ func (in *instance) watch() {
 	var readers sync.WaitGroup
 	readers.Go(func() {
 		defer close(in.begun)
-		readReports(in.control, func(r sandbox.Report) {
+		control := &controlReader{conn: in.control}
+		readReports(control, func(r sandbox.Report) {
+			if r.Listening {
+				in.openGate(control.take())
+				return
+			}
 			if r.Exec == nil {
 				in.end(r)
 			}
@@ -82,6 +89,9 @@ func (in *instance) watch() {
 		// lambent-init has ended, so all inside has, and the pipes and the connection come to their ends. But a
 		// function may have sent a pipe's end to us, where it stays open in the queue of a connection.
 		in.guest.Close()
+		if in.gate != nil {
+			in.gate.Close()
+		}
 		in.log.expire(time.Now().Add(lastWords))
 		readers.Wait()
 		if last, ok := in.lastReport(); ok {
@@ -136,6 +146,9 @@ func (in *instance) release() {
 	}
 	if in.control != nil {
 		in.control.Close()
+	}
+	if in.gate != nil {
+		in.gate.Close()
 	}
 	in.log.close()
 	if in.group != nil {
@@ -207,7 +220,7 @@ func (in *instance) startError(ctx context.Context, cause error) error {
 		<-in.gone // with its last words
 		switch {
 		case in.failure != nil && in.failure.Step == sandbox.StepExec:
-			return lambent.Errorf(lambent.CodeStartFailed, "%s cannot be executed: %s", in.describeProgram(), in.failure.Err)
+			return lambent.Errorf(lambent.CodeStartFailed, "the program of handler %q cannot be executed: %s", in.revision.Settings.Handler, in.failure.Err)
 		case in.failure != nil:
 			return sandboxFailed(fmt.Errorf("%s: %s", in.failure.Step, in.failure.Err))
 		case in.exit.OOM:
@@ -216,18 +229,12 @@ func (in *instance) startError(ctx context.Context, cause error) error {
 		return lambent.Errorf(lambent.CodeStartFailed, "the function's process %s before it was ready", in.exit).
 			WithHint("the last lines of its log are in the trace")
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return guest.StartTimeout(&in.revision.Settings)
+		return lambent.Errorf(lambent.CodeStartTimeout, "the function was not ready within its time to start").
+			WithHint("a server must accept connections on descriptor 3 (LISTEN_FDS); a handler must load sooner")
 	case ctx.Err() != nil:
 		return lambent.ErrorOf(ctx.Err())
 	}
 	return cause
-}
-
-func (in *instance) describeProgram() string {
-	if s := in.revision.Settings; len(s.Command) > 0 {
-		return fmt.Sprintf("the program of command %q", s.Command)
-	}
-	return fmt.Sprintf("the program of handler %q", in.revision.Settings.Handler)
 }
 
 // withTrace adds the last log lines to a failed start's error.

@@ -21,6 +21,7 @@ import (
 	"lambent/executor"
 	"lambent/executor/internal/guest"
 	"lambent/internal/cgroup"
+	"lambent/internal/egress"
 	"lambent/internal/sandbox"
 )
 
@@ -28,7 +29,6 @@ const (
 	fileHTTP    = "http"    // the function's socket
 	fileControl = "control" // lambent-init's socket
 	fileExit    = "exit"    // lambent-init's last report
-	fileDial    = "dial"    // lambent-init's socket for connections into the sandbox
 	fileRoot    = "root"    // where the root is mounted, seen inside only
 )
 
@@ -79,21 +79,24 @@ func (e *Executor) launch(ctx context.Context, spec executor.Spec, p program) (*
 		begun: make(chan sandbox.Report, 1), done: make(chan struct{}), gone: make(chan struct{}),
 	}
 	in.log.fatal = p.heapFull
+	if rules := spec.Revision.Settings.Egress; len(rules) > 0 {
+		gate, err := e.egress.NewGate(rules, in.log.platform)
+		if err != nil {
+			return nil, err
+		}
+		in.gate = gate
+	}
 	if err := in.launch(ctx, spec, p); err != nil {
 		in.release()
 		return nil, sandboxFailed(err)
 	}
-	o := guest.Options{
+	in.guest = guest.New(guest.Options{
 		Revision: spec.Revision, Instance: spec.ID,
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", e.path(spec.ID, fileHTTP))
 		},
 		Begin: in.log.begin, End: in.log.end, Died: in.died,
-	}
-	if p.port != 0 {
-		o.DialPort = func(ctx context.Context, wait bool) (net.Conn, error) { return in.dialPort(ctx, p.port, wait) }
-	}
-	in.guest = guest.New(o)
+	})
 	in.watch()
 	if !e.add(in) {
 		in.Stop(0)
@@ -131,11 +134,11 @@ func (in *instance) launch(ctx context.Context, spec executor.Spec, p program) (
 	if err != nil {
 		return err
 	}
-	raw, err := json.Marshal(sandbox.Spec{
+	raw, err := json.Marshal(in.withEgress(sandbox.Spec{
 		Root: filepath.Join(path, instancesDir, in.id, fileRoot), Code: code, Runtime: p.shim, Folders: p.folders, Work: p.work,
 		Hostname: spec.Revision.Function, ID: in.user, TmpBytes: limits.Memory,
-		Argv: p.argv, Env: environment(spec, p), Filter: e.filter, Join: in.group.JoinFiles(), Orphan: e.orphan,
-	})
+		Argv: p.argv, Env: environment(spec, in.gate), Filter: e.filter, Join: in.group.JoinFiles(), Orphan: e.orphan,
+	}))
 	if err != nil {
 		return err
 	}
@@ -162,21 +165,21 @@ func (in *instance) spawn(ctx context.Context, spec []byte, p program) (err erro
 	if p.output != nil {
 		add(p.output())
 	} else {
-		add(listen(in.exec.path(in.id, fileHTTP), unix.SOCK_STREAM, unix.SOMAXCONN))
+		add(listen(in.exec.path(in.id, fileHTTP), unix.SOMAXCONN))
 	}
-	add(listen(in.exec.path(in.id, fileControl), unix.SOCK_STREAM, 16))
+	add(listen(in.exec.path(in.id, fileControl), 16))
 	add(memoryFile("spec", spec, 0))
 	add(os.OpenFile(in.exec.path(in.id, fileExit), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600))
-	add(listen(in.exec.path(in.id, fileDial), unix.SOCK_SEQPACKET, unix.SOMAXCONN))
 	if err != nil {
 		return err
 	}
 	// The connection waits in the socket's queue for lambent-init. Made later, it might come too late for one
 	// that has failed.
-	in.control, err = new(net.Dialer).DialContext(ctx, "unix", in.exec.path(in.id, fileControl))
+	control, err := new(net.Dialer).DialContext(ctx, "unix", in.exec.path(in.id, fileControl))
 	if err != nil {
 		return err
 	}
+	in.control = control.(*net.UnixConn)
 	// The child resolves the path after its descriptors have been arranged, so it names ours.
 	program := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), in.exec.init.Fd())
 	in.process, err = in.group.Start(program, []string{"lambent-init"}, &os.ProcAttr{
@@ -189,8 +192,8 @@ func (in *instance) spawn(ctx context.Context, spec []byte, p program) (err erro
 	return err
 }
 
-func listen(path string, kind, backlog int) (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+func listen(path string, backlog int) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
@@ -206,15 +209,15 @@ func listen(path string, kind, backlog int) (*os.File, error) {
 
 // environment is what the function's program gets: what the user says wins over our defaults, and what the
 // platform says of the function over both.
-func environment(spec executor.Spec, p program) []string {
+func environment(spec executor.Spec, gate *egress.Gate) []string {
 	r, s := spec.Revision, spec.Revision.Settings
 	env := map[string]string{
 		"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC",
 	}
-	maps.Copy(env, s.Env)
-	if p.port != 0 {
-		env["PORT"] = strconv.Itoa(int(p.port))
+	if gate != nil {
+		maps.Copy(env, gate.Env())
 	}
+	maps.Copy(env, s.Env)
 	maps.Copy(env, map[string]string{
 		"LAMBENT_NAMESPACE": r.Namespace, "LAMBENT_FUNCTION": r.Function, "LAMBENT_REVISION": r.ID,
 		"LAMBENT_INSTANCE": spec.ID, "LAMBENT_MEMORY": strconv.Itoa(s.Memory),
@@ -229,18 +232,6 @@ func environment(spec executor.Spec, p program) []string {
 		list = append(list, name+"="+env[name])
 	}
 	return list
-}
-
-// readReports gives the lines of lambent-init to f.
-func readReports(r io.Reader, f func(sandbox.Report)) {
-	dec := json.NewDecoder(r)
-	for {
-		var report sandbox.Report
-		if dec.Decode(&report) != nil {
-			return // it has ended, or will be ended
-		}
-		f(report)
-	}
 }
 
 // lastReport is what lambent-init left in the exit file.

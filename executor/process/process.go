@@ -26,6 +26,7 @@ import (
 	"lambent"
 	"lambent/executor"
 	"lambent/internal/cgroup"
+	"lambent/internal/egress"
 	"lambent/internal/seccomp"
 )
 
@@ -35,12 +36,14 @@ type Options struct {
 	Logger *slog.Logger  // default: slog.Default
 	Init   string        // the lambent-init to use; default: the one that belongs to this program
 	Orphan time.Duration // how long an instance outlives a daemon that crashed; default: one minute
+	Egress *egress.Proxy // what takes instances to what their rules allow; default: one that permits nothing special
 }
 
 // Executor runs instances of the process tier.
 type Executor struct {
 	log    *slog.Logger
 	orphan time.Duration
+	egress *egress.Proxy
 	name   string         // of the cgroup tree
 	away   *lambent.Error // why nothing can run here; nil when it can
 	dir    *os.File       // Options.Dir
@@ -73,6 +76,9 @@ func New(o Options) (*Executor, error) {
 	if o.Orphan == 0 {
 		o.Orphan = time.Minute
 	}
+	if o.Egress == nil {
+		o.Egress = egress.New(egress.Options{})
+	}
 	path, err := filepath.Abs(o.Dir)
 	if err != nil {
 		return nil, err
@@ -85,7 +91,7 @@ func New(o Options) (*Executor, error) {
 	}
 	name, hash := identify(path)
 	e := &Executor{
-		log: o.Logger, orphan: o.Orphan, name: name, users: newUsers(hash), instances: map[string]*instance{},
+		log: o.Logger, orphan: o.Orphan, egress: o.Egress, name: name, users: newUsers(hash), instances: map[string]*instance{},
 	}
 	if e.away = e.prepare(); e.away == nil {
 		err = e.open(path, o.Init)

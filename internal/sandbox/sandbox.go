@@ -1,5 +1,5 @@
 // Package sandbox holds the words that a host and its lambent-init exchange: the Spec that one is started
-// with, the JSON lines that both write on the control socket, and the packets on the socket for Dial.
+// with, and the JSON lines that both write on the control socket.
 //
 // lambent-init accepts any number of hosts, one after the other or at once; each is told again what has
 // happened so far. It imports the standard library only, because lambent-init must stay small.
@@ -13,7 +13,6 @@ const (
 	FDControl            // listening socket of lambent-init
 	FDSpec               // the Spec as JSON, to be read to its end
 	FDExit               // file for the last Report
-	FDDial               // listening socket of lambent-init for Dial, one packet each way
 	FDCount
 )
 
@@ -38,6 +37,8 @@ type Spec struct {
 	Folders  []Folder      // further ones
 	Work     int64         // room in WorkDir, where the program begins then; 0 for no such folder
 	Hostname string        // at most 64 bytes
+	Hosts    string        // lines that /etc/hosts begins with
+	Listen   []string      // addresses and ports inside, of IPv4, whose listening TCP sockets the host gets; see Report.Listening
 	ID       int           // user and group of the function
 	TmpBytes int64         // room in /tmp, and in /dev/shm
 	Argv     []string      // Argv[0] is a path inside
@@ -47,26 +48,12 @@ type Spec struct {
 	Orphan   time.Duration // how long it lives without a host
 }
 
-// Dial asks lambent-init for a connection to a port of the sandbox's own loopback, which no host can reach.
-// A host sends it as one packet on a connection to FDDial of its own, and gives up by closing that.
-type Dial struct {
-	Port uint16        `json:"port"`
-	Wait time.Duration `json:"wait,omitempty"` // how long to try while nobody listens; at most MaxDialWait
-}
-
-// MaxDialWait bounds Dial.Wait.
-const MaxDialWait = 10 * time.Minute
-
-// Dialled is the answer to Dial. When Errno is 0 the connected socket comes with it (SCM_RIGHTS).
-type Dialled struct {
-	Errno int `json:"errno"`
-}
-
 // Report is a line from lambent-init. One field is set.
 type Report struct {
-	Exec  *Exec    `json:"exec,omitempty"`
-	Error *Failure `json:"error,omitempty"`
-	Exit  *Exit    `json:"exit,omitempty"`
+	Listening bool     `json:"listening,omitempty"` // the sockets of Spec.Listen come with this line (SCM_RIGHTS), in their order
+	Exec      *Exec    `json:"exec,omitempty"`
+	Error     *Failure `json:"error,omitempty"`
+	Exit      *Exit    `json:"exit,omitempty"`
 }
 
 // Exec says that the function's program has begun.

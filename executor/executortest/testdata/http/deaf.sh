@@ -1,3 +1,0 @@
-#!/bin/sh
-echo "will never listen"
-exec sleep 600
