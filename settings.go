@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -214,10 +215,26 @@ func (s Settings) checkEnv() error {
 			return Errorf(CodeInvalidRequest, "env: the value of %s holds a NUL byte", name)
 		}
 	}
+	if port := s.Port(); s.Runtime == "http" && port < 1024 {
+		return Errorf(CodeInvalidRequest, "env: PORT is %q, not a number from 1024 to 65535", s.Env["PORT"]).
+			WithHint("a function has no privilege to listen on a port below; leave it out for 8080")
+	}
 	if size > maxEnvBytes {
 		return Errorf(CodeInvalidRequest, "env: %d bytes are over the limit of %d", size, maxEnvBytes)
 	}
 	return nil
+}
+
+// Port is the port that a server of runtime http is told to listen on, by $PORT; 0 for other runtimes.
+func (s Settings) Port() uint16 {
+	if s.Runtime != "http" {
+		return 0
+	}
+	port, err := strconv.ParseUint(cmp.Or(s.Env["PORT"], "8080"), 10, 16)
+	if err != nil {
+		return 0 // Complete refuses it
+	}
+	return uint16(port)
 }
 
 // isPlatforms tells whether the platform sets that environment variable itself.
@@ -242,6 +259,8 @@ func (s Settings) checkSecrets() error {
 			return Errorf(CodeInvalidRequest, "secrets: %s is in env, too", target)
 		case isPlatforms(target):
 			return Errorf(CodeInvalidRequest, "secrets: %s is set by the platform", target).WithHint("choose another name")
+		case target == "PORT" && s.Runtime == "http":
+			return Errorf(CodeInvalidRequest, "secrets: PORT tells the server where to listen, and is no secret").WithHint("set it in env")
 		case !envNameRE.MatchString(target) && !secretFileRE.MatchString(target):
 			return Errorf(CodeInvalidRequest, "secrets: %q is neither the name of an environment variable nor a file in %s", target, SecretsDir)
 		}

@@ -39,6 +39,7 @@ func run() error {
 		return s.fail(err)
 	}
 	unix.Close(sandbox.FDListen) // so that connections are refused when the function does not listen any more
+	go serveDials(sandbox.FDDial)
 	s.begun(pid, at)
 	// Privileges are dropped behind the report: nothing of the function can reach us in between.
 	if err := dropPrivileges(); err != nil {

@@ -33,9 +33,10 @@ const (
 	Survival    Ability = "survival"  // instances outlive a crash of their executor and are swept by the next
 	Python      Ability = "python"    // the runtime python3.11
 	Node        Ability = "node"      // a runtime nodejsNN
+	HTTPServer  Ability = "runtime http"
 )
 
-var abilities = []Ability{WebSocket, Concurrency, CPULimit, Processes, Files, Users, Signals, Survival, Python, Node}
+var abilities = []Ability{WebSocket, Concurrency, CPULimit, Processes, Files, Users, Signals, Survival, Python, Node, HTTPServer}
 
 // Setup says how to make the executor of a tier.
 type Setup struct {
@@ -48,7 +49,7 @@ type Setup struct {
 	Leftovers func(dir string) ([]string, error)
 }
 
-//go:embed testdata/python/*.py testdata/node/*.js
+//go:embed testdata/python/*.py testdata/node/*.js testdata/http/*
 var handlerCode embed.FS
 
 // kit is what the tests share.
@@ -56,7 +57,8 @@ type kit struct {
 	Setup
 	dir  string // the executor's
 	exec executor.Executor
-	code string // bundle of the Go fixture, whose executable is "fixture"
+	code string                  // bundle of the Go fixture, whose executable is "fixture"
+	base func(*lambent.Settings) // how the fixture is served, after what a test says; nil for runtime go
 }
 
 var tests = []struct {
@@ -87,6 +89,10 @@ var tests = []struct {
 	{"Usage", "", testUsage},
 	{"Python", Python, testPython},
 	{"Node", Node, testNode},
+	{"HTTPServer", HTTPServer, testHTTPServer},
+	{"HTTPTrailer", HTTPServer, testHTTPTrailer},
+	{"HTTPCommands", HTTPServer, testHTTPCommands},
+	{"HTTPStartFailures", HTTPServer, testHTTPStartFailures},
 	{"CloseStopsAll", "", testCloseStopsAll},
 	{"SweepAfterCrash", Survival, testSweepAfterCrash},
 	{"ThousandStarts", "", testThousandStarts},
@@ -151,6 +157,19 @@ func revision(t testing.TB, change func(*lambent.Settings)) *lambent.Revision {
 	return lambent.NewRevision("default", "fixture", s, "sha256:"+strings.Repeat("0", 64), "root", time.Now())
 }
 
+// revision is the test's revision, served as k says.
+func (k *kit) revision(t testing.TB, change func(*lambent.Settings)) *lambent.Revision {
+	t.Helper()
+	return revision(t, func(s *lambent.Settings) {
+		if change != nil {
+			change(s)
+		}
+		if k.base != nil {
+			k.base(s)
+		}
+	})
+}
+
 // start starts an instance of the fixture that ends with the test.
 func (k *kit) start(t testing.TB, change func(*lambent.Settings)) *running {
 	t.Helper()
@@ -169,7 +188,7 @@ func (k *kit) startCode(t testing.TB, code string, change func(*lambent.Settings
 
 func (k *kit) tryStart(t testing.TB, e executor.Executor, code string, change func(*lambent.Settings)) (*running, error) {
 	t.Helper()
-	r := &running{logs: newLogs(), revision: revision(t, change)}
+	r := &running{logs: newLogs(), revision: k.revision(t, change)}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var err error

@@ -43,7 +43,7 @@ func (r *running) invocation(req *http.Request) *lambent.Invocation {
 	inv := &lambent.Invocation{
 		ID: lambent.NewID(), Revision: r.revision, Trigger: lambent.TriggerHTTP, Accepted: time.Now(),
 		Method: req.Method, Target: req.URL.RequestURI(), Host: req.URL.Host,
-		Header: req.Header.Clone(), ContentLength: req.ContentLength, Body: req.Body, Upgrade: req.Header.Get("Upgrade"),
+		Header: req.Header.Clone(), ContentLength: req.ContentLength, Body: req.Body, Trailer: req.Trailer, Upgrade: req.Header.Get("Upgrade"),
 	}
 	if id := inv.Header.Get("Id"); id != "" {
 		inv.ID = id

@@ -220,7 +220,7 @@ func (in *instance) startError(ctx context.Context, cause error) error {
 		<-in.gone // with its last words
 		switch {
 		case in.failure != nil && in.failure.Step == sandbox.StepExec:
-			return lambent.Errorf(lambent.CodeStartFailed, "the program of handler %q cannot be executed: %s", in.revision.Settings.Handler, in.failure.Err)
+			return lambent.Errorf(lambent.CodeStartFailed, "%s cannot be executed: %s", in.describeProgram(), in.failure.Err)
 		case in.failure != nil:
 			return sandboxFailed(fmt.Errorf("%s: %s", in.failure.Step, in.failure.Err))
 		case in.exit.OOM:
@@ -229,12 +229,18 @@ func (in *instance) startError(ctx context.Context, cause error) error {
 		return lambent.Errorf(lambent.CodeStartFailed, "the function's process %s before it was ready", in.exit).
 			WithHint("the last lines of its log are in the trace")
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return lambent.Errorf(lambent.CodeStartTimeout, "the function was not ready within its time to start").
-			WithHint("a server must accept connections on descriptor 3 (LISTEN_FDS); a handler must load sooner")
+		return guest.StartTimeout(&in.revision.Settings)
 	case ctx.Err() != nil:
 		return lambent.ErrorOf(ctx.Err())
 	}
 	return cause
+}
+
+func (in *instance) describeProgram() string {
+	if s := in.revision.Settings; len(s.Command) > 0 {
+		return fmt.Sprintf("the program of command %q", s.Command)
+	}
+	return fmt.Sprintf("the program of handler %q", in.revision.Settings.Handler)
 }
 
 // withTrace adds the last log lines to a failed start's error.

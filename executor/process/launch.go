@@ -29,6 +29,7 @@ const (
 	fileHTTP    = "http"    // the function's socket
 	fileControl = "control" // lambent-init's socket
 	fileExit    = "exit"    // lambent-init's last report
+	fileDial    = "dial"    // lambent-init's socket for connections into the sandbox
 	fileRoot    = "root"    // where the root is mounted, seen inside only
 )
 
@@ -90,13 +91,17 @@ func (e *Executor) launch(ctx context.Context, spec executor.Spec, p program) (*
 		in.release()
 		return nil, sandboxFailed(err)
 	}
-	in.guest = guest.New(guest.Options{
+	o := guest.Options{
 		Revision: spec.Revision, Instance: spec.ID,
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", e.path(spec.ID, fileHTTP))
 		},
 		Begin: in.log.begin, End: in.log.end, Died: in.died,
-	})
+	}
+	if p.port != 0 {
+		o.DialPort = func(ctx context.Context, wait bool) (net.Conn, error) { return in.dialPort(ctx, p.port, wait) }
+	}
+	in.guest = guest.New(o)
 	in.watch()
 	if !e.add(in) {
 		in.Stop(0)
@@ -137,7 +142,7 @@ func (in *instance) launch(ctx context.Context, spec executor.Spec, p program) (
 	raw, err := json.Marshal(in.withEgress(sandbox.Spec{
 		Root: filepath.Join(path, instancesDir, in.id, fileRoot), Code: code, Runtime: p.shim, Folders: p.folders, Work: p.work,
 		Hostname: spec.Revision.Function, ID: in.user, TmpBytes: limits.Memory,
-		Argv: p.argv, Env: environment(spec, in.gate), Filter: e.filter, Join: in.group.JoinFiles(), Orphan: e.orphan,
+		Argv: p.argv, Env: environment(spec, p, in.gate), Filter: e.filter, Join: in.group.JoinFiles(), Orphan: e.orphan,
 	}))
 	if err != nil {
 		return err
@@ -165,11 +170,12 @@ func (in *instance) spawn(ctx context.Context, spec []byte, p program) (err erro
 	if p.output != nil {
 		add(p.output())
 	} else {
-		add(listen(in.exec.path(in.id, fileHTTP), unix.SOMAXCONN))
+		add(listen(in.exec.path(in.id, fileHTTP), unix.SOCK_STREAM, unix.SOMAXCONN))
 	}
-	add(listen(in.exec.path(in.id, fileControl), 16))
+	add(listen(in.exec.path(in.id, fileControl), unix.SOCK_STREAM, 16))
 	add(memoryFile("spec", spec, 0))
 	add(os.OpenFile(in.exec.path(in.id, fileExit), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600))
+	add(listen(in.exec.path(in.id, fileDial), unix.SOCK_SEQPACKET, unix.SOMAXCONN))
 	if err != nil {
 		return err
 	}
@@ -192,8 +198,8 @@ func (in *instance) spawn(ctx context.Context, spec []byte, p program) (err erro
 	return err
 }
 
-func listen(path string, backlog int) (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+func listen(path string, kind, backlog int) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
@@ -209,7 +215,7 @@ func listen(path string, backlog int) (*os.File, error) {
 
 // environment is what the function's program gets: what the user says wins over our defaults, and what the
 // platform says of the function over both.
-func environment(spec executor.Spec, gate *egress.Gate) []string {
+func environment(spec executor.Spec, p program, gate *egress.Gate) []string {
 	r, s := spec.Revision, spec.Revision.Settings
 	env := map[string]string{
 		"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC",
@@ -218,6 +224,9 @@ func environment(spec executor.Spec, gate *egress.Gate) []string {
 		maps.Copy(env, gate.Env())
 	}
 	maps.Copy(env, s.Env)
+	if p.port != 0 {
+		env["PORT"] = strconv.Itoa(int(p.port))
+	}
 	maps.Copy(env, map[string]string{
 		"LAMBENT_NAMESPACE": r.Namespace, "LAMBENT_FUNCTION": r.Function, "LAMBENT_REVISION": r.ID,
 		"LAMBENT_INSTANCE": spec.ID, "LAMBENT_MEMORY": strconv.Itoa(s.Memory),

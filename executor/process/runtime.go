@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
@@ -20,6 +21,7 @@ import (
 type program struct {
 	argv     []string
 	shim     string // folder for sandbox.RuntimeDir, "" for none
+	port     uint16 // on which it may listen instead of on descriptor 3, 0 for none
 	folders  []sandbox.Folder
 	work     int64                    // room in sandbox.WorkDir
 	output   func() (*os.File, error) // a job's, in place of a listening socket
@@ -28,8 +30,12 @@ type program struct {
 
 func (e *Executor) programOf(spec executor.Spec) (program, error) {
 	s := spec.Revision.Settings
-	if s.Runtime == "go" {
+	switch s.Runtime {
+	case "go":
 		return program{argv: []string{sandbox.CodeDir + "/" + s.Handler}}, checkExecutable(spec.CodeDir, s.Handler)
+	case "http":
+		argv, err := findCommand(spec.CodeDir, s.Command)
+		return program{argv: argv, port: s.Port()}, err
 	}
 	interpreter, _, err := e.shims.find(s.Runtime)
 	if err != nil {
@@ -69,12 +75,15 @@ func checkExecutable(codeDir, name string) error {
 	return nil
 }
 
+// anyProgram are the runtimes that need no interpreter of ours to choose.
+var anyProgram = []string{"go", "http"}
+
 // Runtimes implements executor.Executor.
 func (e *Executor) Runtimes() []string {
 	if e.away != nil {
 		return nil
 	}
-	return append([]string{"go"}, e.shims.runtimes()...)
+	return append(slices.Clone(anyProgram), e.shims.runtimes()...)
 }
 
 // Root implements executor.Executor. The identity is the host's system, whose /usr sandboxes see, and the
@@ -84,7 +93,7 @@ func (e *Executor) Root(name string) (string, error) {
 		return "", e.away
 	}
 	root := system() + "/" + runtime.GOARCH
-	if name == "go" {
+	if slices.Contains(anyProgram, name) {
 		return root, nil
 	}
 	_, version, err := e.shims.find(name)

@@ -51,6 +51,14 @@ func (r *Request) small() bool {
 // streams tells whether the body goes out on its own.
 func (r *Request) streams() bool { return r.Body != nil && r.ContentLength != 0 && !r.small() }
 
+// Check gives the *RequestError that makes r's head impossible to send.
+func (r *Request) Check() error {
+	page := newPage()
+	defer freePage(page)
+	_, err := r.appendHead(page[:0])
+	return err
+}
+
 // appendHead appends the head to b, or tells why it cannot be sent.
 func (r *Request) appendHead(b []byte) ([]byte, error) {
 	switch {
@@ -84,7 +92,7 @@ func (r *Request) appendHead(b []byte) ([]byte, error) {
 	connection := r.Header["Connection"]
 	for name, values := range r.Header {
 		key := textproto.CanonicalMIMEHeaderKey(name)
-		if notInTrailer(key) || r.skips(key) || connection != nil && listed(connection, key) {
+		if NotInTrailer(key) || r.skips(key) || connection != nil && listed(connection, key) {
 			continue
 		}
 		for _, v := range values {
@@ -121,7 +129,7 @@ func (r *Request) announce(b []byte) []byte {
 	separator := "Trailer: "
 	for name := range r.Trailer {
 		key := textproto.CanonicalMIMEHeaderKey(name)
-		if !isToken(key) || notInTrailer(key) || r.skips(key) {
+		if !isToken(key) || NotInTrailer(key) || r.skips(key) {
 			continue
 		}
 		b = append(b, separator...)
@@ -139,7 +147,7 @@ func (r *Request) appendLast(b []byte) ([]byte, error) {
 	b = append(b, "0\r\n"...)
 	for name, values := range r.Trailer {
 		key := textproto.CanonicalMIMEHeaderKey(name)
-		if notInTrailer(key) || r.skips(key) {
+		if NotInTrailer(key) || r.skips(key) {
 			continue
 		}
 		for _, v := range values {

@@ -100,7 +100,7 @@ func (x *exchange) frame(req *Request, minor byte) error {
 	connection, trailer, upgrade := h["Connection"], h["Trailer"], h["Upgrade"]
 	x.keepAlive = minor == '1' && !listed(connection, "close")
 	for key := range h {
-		if hopByHop(key) || connection != nil && listed(connection, key) {
+		if HopByHop(key) || connection != nil && listed(connection, key) {
 			delete(h, key)
 		}
 	}
@@ -153,7 +153,7 @@ func (x *exchange) announced(lists []string) error {
 	for _, list := range lists {
 		for name := range strings.SplitSeq(list, ",") {
 			key := textproto.CanonicalMIMEHeaderKey(strings.Trim(name, " \t"))
-			if notInTrailer(key) || !isToken(key) {
+			if NotInTrailer(key) || !isToken(key) {
 				return &ProtocolError{"its Trailer field names a field that cannot be in one"}
 			}
 			x.Trailer[key] = nil
@@ -361,7 +361,7 @@ func (x *exchange) readTrailer() error {
 			return err
 		}
 		for key, values := range fields {
-			if !notInTrailer(key) {
+			if !NotInTrailer(key) {
 				x.Trailer[key] = values
 			}
 		}

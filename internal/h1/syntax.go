@@ -44,9 +44,9 @@ func isVisible(s string) bool {
 	return true
 }
 
-// hopByHop tells the fields that speak of one connection only, and those that frame a message. Both are
+// HopByHop tells the fields that speak of one connection only, and those that frame a message. Both are
 // the business of whoever writes to a connection, never of whom it forwards for.
-func hopByHop(key string) bool {
+func HopByHop(key string) bool {
 	switch key {
 	case "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
 		"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings":
@@ -55,9 +55,9 @@ func hopByHop(key string) bool {
 	return false
 }
 
-// notInTrailer tells the fields that have no meaning behind a body, or a dangerous one.
-func notInTrailer(key string) bool {
-	return hopByHop(key) || key == "Content-Length" || key == "Host" || key == "Expect"
+// NotInTrailer tells the fields that have no meaning behind a body, or a dangerous one.
+func NotInTrailer(key string) bool {
+	return HopByHop(key) || key == "Content-Length" || key == "Host" || key == "Expect"
 }
 
 // listed tells whether the comma-separated lists of values hold token.

@@ -1,5 +1,5 @@
 // Package sandbox holds the words that a host and its lambent-init exchange: the Spec that one is started
-// with, and the JSON lines that both write on the control socket.
+// with, the JSON lines that both write on the control socket, and the packets on the socket for Dial.
 //
 // lambent-init accepts any number of hosts, one after the other or at once; each is told again what has
 // happened so far. It imports the standard library only, because lambent-init must stay small.
@@ -13,6 +13,7 @@ const (
 	FDControl            // listening socket of lambent-init
 	FDSpec               // the Spec as JSON, to be read to its end
 	FDExit               // file for the last Report
+	FDDial               // listening socket of lambent-init for Dial, one packet each way
 	FDCount
 )
 
@@ -46,6 +47,21 @@ type Spec struct {
 	Filter   []byte        // seccomp filter: the instructions as the kernel has them in memory
 	Join     []string      // files of the host by which a process joins the function's cgroups, see cgroup.Group
 	Orphan   time.Duration // how long it lives without a host
+}
+
+// Dial asks lambent-init for a connection to a port of the sandbox's own loopback, which no host can reach.
+// A host sends it as one packet on a connection to FDDial of its own, and gives up by closing that.
+type Dial struct {
+	Port uint16        `json:"port"`
+	Wait time.Duration `json:"wait,omitempty"` // how long to try while nobody listens; at most MaxDialWait
+}
+
+// MaxDialWait bounds Dial.Wait.
+const MaxDialWait = 10 * time.Minute
+
+// Dialled is the answer to Dial. When Errno is 0 the connected socket comes with it (SCM_RIGHTS).
+type Dialled struct {
+	Errno int `json:"errno"`
 }
 
 // Report is a line from lambent-init. One field is set.

@@ -15,8 +15,8 @@ import (
 	"lambent/internal/h1"
 )
 
-// explain says what err means for the caller.
-func (x *call) explain(err error) *lambent.Error {
+// explain says what err means for a caller with ctx. The function has seen nothing of the request unless begun.
+func (c *Client) explain(ctx context.Context, err error, begun bool) *lambent.Error {
 	var (
 		told     *lambent.Error
 		body     *h1.BodyError
@@ -24,37 +24,44 @@ func (x *call) explain(err error) *lambent.Error {
 		closed   *h1.ClosedError
 		garbage  *h1.ProtocolError
 		unusable *h1.RequestError
+		reset    resetError
 	)
 	switch {
 	case errors.As(err, &told): // the body's own error too
 		return told
-	case x.ctx.Err() != nil && !errors.As(err, &late):
-		return callerLeft(x.ctx)
+	case ctx.Err() != nil && !errors.As(err, &late):
+		return callerLeft(ctx)
 	case errors.As(err, &body):
 		return lambent.Errorf(lambent.CodeClientClosed, "the request's body broke off: %w", body.Err)
 	case errors.Is(err, h1.ErrAborted), errors.Is(err, net.ErrClosed):
 		return lambent.Errorf(lambent.CodeClientClosed, "the caller gave the answer up: %w", err)
 	case errors.As(err, &unusable):
 		return lambent.Errorf(lambent.CodeInvalidRequest, "the request cannot be handed to the function: %w", err)
-	case errors.As(err, &late) && !x.conn.Begun(): // it waited for the client
+	case errors.As(err, &late) && !begun: // it waited for the client
 		return lambent.Errorf(lambent.CodeRequestTimeout, "the request's body did not arrive in time").
 			WithHint("send it faster; the function has not seen the request")
 	case errors.As(err, &late):
-		return x.timeout(late.Which)
+		return c.timeout(late.Which)
 	case errors.As(err, &garbage):
-		return lambent.Errorf(lambent.CodeBadResponse, "the function's answer is not valid HTTP/1.1: %w", err)
+		protocol := "HTTP/1.1"
+		if c.h2 != nil {
+			protocol = "HTTP/2"
+		}
+		return lambent.Errorf(lambent.CodeBadResponse, "the function's answer is not valid %s: %w", protocol, err)
+	case errors.As(err, &reset):
+		return lambent.Errorf(lambent.CodeBadResponse, "the function gave the request up: %w", reset)
 	case errors.Is(err, h1.ErrNotSent), errors.As(err, &closed):
-		return x.broken(err, closed)
+		return c.broken(err, closed)
 	}
-	return lambent.Errorf(lambent.CodeInternal, "speaking to instance %s: %w", x.client.o.Instance, err)
+	return lambent.Errorf(lambent.CodeInternal, "speaking to instance %s: %w", c.o.Instance, err)
 }
 
 // broken says what a connection that broke, or could not be made, means.
-func (x *call) broken(err error, closed *h1.ClosedError) *lambent.Error {
+func (c *Client) broken(err error, closed *h1.ClosedError) *lambent.Error {
 	if closed == nil && !isGone(err) {
-		return lambent.Errorf(lambent.CodeInternal, "connecting to instance %s: %w", x.client.o.Instance, err)
+		return lambent.Errorf(lambent.CodeInternal, "connecting to instance %s: %w", c.o.Instance, err)
 	}
-	if died := x.client.o.Died(); died != nil {
+	if died := c.o.Died(); died != nil {
 		return died
 	}
 	switch {
@@ -68,7 +75,7 @@ func (x *call) broken(err error, closed *h1.ClosedError) *lambent.Error {
 
 // isGone tells whether nobody listens or answers on the other side any more.
 func isGone(err error) bool {
-	for _, gone := range []error{syscall.ECONNREFUSED, syscall.ENOENT, syscall.EPIPE, syscall.ECONNRESET, io.ErrClosedPipe} {
+	for _, gone := range []error{syscall.ECONNREFUSED, syscall.ENOENT, syscall.EPIPE, syscall.ECONNRESET, syscall.ETIMEDOUT, io.ErrClosedPipe} {
 		if errors.Is(err, gone) {
 			return true
 		}
@@ -76,8 +83,8 @@ func isGone(err error) bool {
 	return false
 }
 
-func (x *call) timeout(which h1.Limit) *lambent.Error {
-	limits := x.client.o.Revision.Settings.Timeouts
+func (c *Client) timeout(which h1.Limit) *lambent.Error {
+	limits := c.o.Revision.Settings.Timeouts
 	var code lambent.Code
 	var limit time.Duration
 	var setting, what string

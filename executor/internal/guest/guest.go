@@ -1,4 +1,4 @@
-// Package guest is one instance as its host sees it: an HTTP/1.1 server behind a socket, which is not
+// Package guest is one instance as its host sees it: an HTTP/1.1 or HTTP/2 server behind a socket, which is not
 // trusted. It is what all tiers that run native code have in common.
 //
 // The host adds the fields Lambent-Invocation, Lambent-Trigger and Lambent-Deadline (Unix milliseconds)
@@ -7,19 +7,18 @@
 //
 // When a caller gives a request up, the host half-closes the connection, which servers take for the
 // client's leaving, and waits a moment for the function to hang up too. Whoever is not done by then may
-// still be working, and the caller of this package learns that as executor.ErrBusy.
+// still be working, and the caller of this package learns that as executor.ErrBusy. In HTTP/2 the host resets
+// the stream, to which there is no answer: whoever had not finished may always be working.
 package guest
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"lambent"
@@ -33,12 +32,15 @@ const (
 	maxReport = 256 << 10
 )
 
-// Options says what the instance is and what its tier wants to know. All are needed.
+// Options says what the instance is and what its tier wants to know. All but DialPort are needed.
 type Options struct {
 	Revision *lambent.Revision
 	Instance string
 	// Dial connects to the instance's socket.
 	Dial func(ctx context.Context) (net.Conn, error)
+	// DialPort is for instances that may listen on Settings.Port instead of the socket, and nil for all others:
+	// it connects there. With wait it tries until that port is listened on or ctx ends.
+	DialPort func(ctx context.Context, wait bool) (net.Conn, error)
 	// Begin is called before anything of inv is sent, End once the function is done with it: before Close
 	// of its response, or a failing Handle, returns.
 	Begin, End func(inv *lambent.Invocation)
@@ -50,17 +52,25 @@ type Options struct {
 // Client speaks to one instance. Its methods may be called from many goroutines.
 type Client struct {
 	o      Options
-	server bool // the code is a server of its own; otherwise our shim answers
+	server bool            // the code is a server of its own; otherwise our shim answers
+	dialer dialer          // of all connections, as Ready has found out
+	h2     *http.Transport // nil for HTTP/1.1
 
 	mu     sync.Mutex
 	idle   []*h1.Conn // the one used last is last; guarded by mu
 	closed bool       // guarded by mu
 }
 
+type dialer func(ctx context.Context) (net.Conn, error)
+
 // New makes a Client; it connects when it has to.
 func New(o Options) *Client {
 	rt, _ := lambent.RuntimeOf(o.Revision.Settings.Runtime)
-	return &Client{o: o, server: rt.Server}
+	c := &Client{o: o, server: rt.Server, dialer: o.Dial}
+	if o.Revision.Settings.Protocol == lambent.ProtocolH2C {
+		c.h2 = newTransport(c)
+	}
+	return c
 }
 
 // Close closes the idle connections; those in use are closed when they are given back.
@@ -71,6 +81,9 @@ func (c *Client) Close() {
 	c.mu.Unlock()
 	for _, conn := range idle {
 		conn.Close()
+	}
+	if c.h2 != nil {
+		c.h2.CloseIdleConnections()
 	}
 }
 
@@ -99,87 +112,18 @@ func (c *Client) put(conn *h1.Conn) {
 	c.idle = append(c.idle, conn)
 }
 
-func (c *Client) dial(ctx context.Context) (*h1.Conn, error) {
-	conn, err := c.o.Dial(ctx)
+// connect connects, as a request that must begin to be answered by a certain time does.
+func (c *Client) connect(ctx context.Context, by time.Time) (net.Conn, error) {
+	ctx, cancel := context.WithDeadlineCause(ctx, by, syscall.ETIMEDOUT)
+	defer cancel()
+	conn, err := c.dialer(ctx)
 	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return nil, fmt.Errorf("%w: %w", h1.ErrNotSent, err)
 	}
-	return h1.NewConn(conn), nil
-}
-
-// Started is what an instance told about its start.
-type Started struct {
-	// FirstLine is when the first line of its shim ran, in nanoseconds of CLOCK_MONOTONIC; 0 for servers.
-	FirstLine int64
-}
-
-// Ready asks the instance whether it is ready, and returns with its answer. The host's listening socket
-// takes the question before the instance accepts, so nothing polls. Errors are start_failed, start_timeout
-// when ctx's deadline passed, and what ctx's end means otherwise.
-func (c *Client) Ready(ctx context.Context) (Started, error) {
-	conn, err := c.dial(ctx)
-	if err != nil {
-		return Started{}, c.notReady(ctx, err)
-	}
-	stop := context.AfterFunc(ctx, conn.Abort)
-	started, err := c.ask(conn)
-	if stop() && conn.Reusable() {
-		c.put(conn)
-	} else {
-		conn.Close()
-	}
-	if err != nil {
-		return Started{}, c.notReady(ctx, err)
-	}
-	return started, nil
-}
-
-// ask sends the question and reads the answer.
-func (c *Client) ask(conn *h1.Conn) (s Started, err error) {
-	resp, err := conn.RoundTrip(&h1.Request{Method: http.MethodOptions, Target: "*", Host: "localhost"}, h1.Deadlines{})
-	if err != nil {
-		return s, err
-	}
-	defer resp.Body.Close()
-	if c.server { // any answer will do, and it need not end
-		if resp.ContentLength >= 0 && resp.ContentLength <= maxReport {
-			_, err = io.Copy(io.Discard, resp.Body)
-		}
-		return s, err
-	}
-	if resp.Header["Lambent-Error"] != nil {
-		report, err := readReport(lambent.CodeStartFailed, resp.Body)
-		if err != nil {
-			return s, err
-		}
-		return s, report
-	}
-	if resp.Status < 200 || resp.Status > 299 {
-		return s, lambent.Errorf(lambent.CodeStartFailed, "the function's shim answered %d instead of being ready", resp.Status)
-	}
-	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, maxReport)); err != nil {
-		return s, err
-	}
-	s.FirstLine, err = strconv.ParseInt(resp.Header.Get("Lambent-Start"), 10, 64)
-	if err != nil {
-		return s, lambent.Errorf(lambent.CodeStartFailed, "the function's shim did not say when it started: %w", err)
-	}
-	return s, nil
-}
-
-func (c *Client) notReady(ctx context.Context, err error) error {
-	var told *lambent.Error
-	switch {
-	case errors.As(err, &told):
-		return told
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return lambent.Errorf(lambent.CodeStartTimeout, "the function was not ready within its time to start").
-			WithHint("a server must accept connections on descriptor 3 (LISTEN_FDS); a handler must load sooner")
-	case ctx.Err() != nil:
-		return callerLeft(ctx)
-	}
-	return lambent.Errorf(lambent.CodeStartFailed, "the function did not answer whether it is ready: %w", err).
-		WithHint("it must answer OPTIONS * as any HTTP/1.1 server does; any status will do")
+	return conn, nil
 }
 
 // isOurs tells the names that belong to the host. Servers that follow CGI take _ for -.

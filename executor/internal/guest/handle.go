@@ -17,6 +17,9 @@ import (
 
 // Handle hands one request over, as executor.Instance.Handle documents it.
 func (c *Client) Handle(ctx context.Context, inv *lambent.Invocation, deadline time.Time) (*lambent.Response, error) {
+	if c.h2 != nil {
+		return c.handle2(ctx, inv, deadline)
+	}
 	x := &call{client: c, ctx: ctx, inv: inv}
 	x.extra = [...]h1.Field{
 		{Name: "Lambent-Invocation", Value: inv.ID},
@@ -86,18 +89,26 @@ func (x *call) roundTrip(deadline time.Time) (*h1.Response, error) {
 		x.stop()
 		conn.Close()
 	}
-	conn, err := x.client.dial(x.ctx)
+	by := d.FirstByte
+	if deadline.Before(by) {
+		by = deadline
+	}
+	conn, err := x.client.connect(x.ctx, by)
 	if err != nil {
 		x.conn = nil
 		return nil, err
 	}
-	return x.try(conn, d)
+	return x.try(h1.NewConn(conn), d)
 }
 
 func (x *call) try(conn *h1.Conn, d h1.Deadlines) (*h1.Response, error) {
 	x.conn = conn
 	x.stop = context.AfterFunc(x.ctx, conn.Abort)
 	return conn.RoundTrip(&x.req, d)
+}
+
+func (x *call) explain(err error) *lambent.Error {
+	return x.client.explain(x.ctx, err, x.conn != nil && x.conn.Begun())
 }
 
 // reported gives the error that the shim reports instead of an answer.

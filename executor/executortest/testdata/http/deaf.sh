@@ -1,0 +1,3 @@
+#!/bin/sh
+echo "will never listen"
+exec sleep 600

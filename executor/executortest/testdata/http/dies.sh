@@ -1,0 +1,3 @@
+#!/bin/sh
+echo "no database today" >&2
+exit 5
