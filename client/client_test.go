@@ -304,8 +304,8 @@ func TestErrors(t *testing.T) {
 	html := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") }))
 	defer html.Close()
 	for _, tt := range []struct{ url, key, code, want string }{
-		{w.URL, "", "unauthorized", "needs its key"},
-		{w.URL, "wrong", "unauthorized", "needs its key"},
+		{w.URL, "", "unauthorized", "needs a key"},
+		{w.URL, "wrong", "unauthorized", "needs a key"},
 		{"http://" + closed.Addr().String(), "", "internal", "cannot reach http://" + closed.Addr().String() + " (is `lambent up` running?)"},
 		{stranger.URL, "", "internal", "404 Not Found, not in Lambent's way"},
 		{html.URL, "", "internal", "not of Lambent's control API"},

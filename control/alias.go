@@ -235,7 +235,8 @@ func (s *server) deleteAlias(ctx context.Context, in *struct {
 	if err := (Preconditions{IfMatch: in.IfMatch}).allow("alias", a.Version); err != nil {
 		return nil, err
 	}
-	return nil, s.Store.Delete(ctx, aliasesOf(f.Namespace, f.Name)+a.Name, a.Version)
+	_, err = s.Store.Delete(ctx, aliasesOf(f.Namespace, f.Name)+a.Name, a.Version)
+	return nil, err
 }
 
 // Aliases is the list of a function's aliases.

@@ -316,7 +316,7 @@ func TestOrphans(t *testing.T) {
 	w.alias(201, "POST", "/publish", "")
 	breakOff := func() {
 		t.Helper()
-		if err := w.Store.Delete(t.Context(), "function.default.hello", store.Any); err != nil {
+		if _, err := w.Store.Delete(t.Context(), "function.default.hello", store.Any); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -324,7 +324,7 @@ func (s *server) delete(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Store.Delete(ctx, functionKey(in.Namespace, in.Name), f.Version); err != nil {
+	if _, err := s.Store.Delete(ctx, functionKey(in.Namespace, in.Name), f.Version); err != nil {
 		return nil, err
 	}
 	if err := s.removeOrphans(ctx, in.Named); err != nil {
@@ -363,7 +363,7 @@ func (s *server) removeOrphans(ctx context.Context, n Named) error {
 // remove deletes the entries, but for those that were written since or are gone.
 func (s *server) remove(ctx context.Context, entries []store.Entry) error {
 	for _, entry := range entries {
-		if err := s.Store.Delete(ctx, entry.Key, entry.Revision); err != nil && !errors.Is(err, store.ErrConflict) {
+		if _, err := s.Store.Delete(ctx, entry.Key, entry.Revision); err != nil && !errors.Is(err, store.ErrConflict) {
 			return err
 		}
 	}

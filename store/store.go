@@ -41,8 +41,9 @@ type Store interface {
 	// Put writes value at key and gives its new revision. It succeeds only if the key is at revision: 0
 	// means that the key must not exist, Any that its revision does not matter; otherwise ErrConflict.
 	Put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error)
-	// Delete removes key under the same condition. A missing key is ErrNotFound with Any, ErrConflict otherwise.
-	Delete(ctx context.Context, key string, revision uint64) error
+	// Delete removes key under the same condition and gives the revision of that write. A missing key is
+	// ErrNotFound with Any, ErrConflict otherwise.
+	Delete(ctx context.Context, key string, revision uint64) (uint64, error)
 	// List gives each entry whose key begins with prefix once, in no order, and those that change meanwhile
 	// as they were or as they are. The sequence ends early with an error.
 	List(ctx context.Context, prefix string) iter.Seq2[Entry, error]

@@ -50,7 +50,7 @@ func fill(t *testing.T, dir string) map[string]uint64 {
 				live[key] = revision
 				mu.Unlock()
 				if i == 5 {
-					if err := n.Delete(t.Context(), key, revision); err != nil {
+					if _, err := n.Delete(t.Context(), key, revision); err != nil {
 						t.Error(err)
 					}
 					mu.Lock()

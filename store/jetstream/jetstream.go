@@ -121,9 +121,8 @@ func (s *Store) Put(ctx context.Context, key string, value []byte, revision uint
 }
 
 // Delete implements [store.Store].
-func (s *Store) Delete(ctx context.Context, key string, revision uint64) error {
-	_, err := s.write(ctx, &write{key: key, deleted: true, expected: revision})
-	return err
+func (s *Store) Delete(ctx context.Context, key string, revision uint64) (uint64, error) {
+	return s.write(ctx, &write{key: key, deleted: true, expected: revision})
 }
 
 // List implements [store.Store].

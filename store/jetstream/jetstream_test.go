@@ -77,7 +77,7 @@ func TestFullDisk(t *testing.T) {
 	if _, err := n.Put(t.Context(), "k", nil, store.Any); !errors.Is(err, store.ErrFull) {
 		t.Errorf("put: %v", err)
 	}
-	if err := n.Delete(t.Context(), "k", store.Any); err != nil {
+	if _, err := n.Delete(t.Context(), "k", store.Any); err != nil {
 		t.Errorf("delete: %v", err)
 	}
 	check(t, n.Close())
@@ -91,7 +91,8 @@ func TestBucket(t *testing.T) {
 	check(t, err)
 	_, err = n.Put(t.Context(), "gone", nil, 0)
 	check(t, err)
-	check(t, n.Delete(t.Context(), "gone", store.Any))
+	_, err = n.Delete(t.Context(), "gone", store.Any)
+	check(t, err)
 
 	stream, err := js.New(n.server.Conn())
 	check(t, err)
@@ -126,7 +127,7 @@ func TestSweep(t *testing.T) {
 			key := fmt.Sprintf("k.%d", i)
 			revision, err := n.Put(t.Context(), key, nil, 0)
 			if err == nil {
-				err = n.Delete(t.Context(), key, revision)
+				_, err = n.Delete(t.Context(), key, revision)
 			}
 			if err != nil {
 				t.Error(err)

@@ -57,9 +57,8 @@ func (s *Store) Put(ctx context.Context, key string, value []byte, revision uint
 }
 
 // Delete implements [store.Store].
-func (s *Store) Delete(ctx context.Context, key string, revision uint64) error {
-	_, err := s.write(ctx, store.Event{Entry: store.Entry{Key: key}, Deleted: true}, revision)
-	return err
+func (s *Store) Delete(ctx context.Context, key string, revision uint64) (uint64, error) {
+	return s.write(ctx, store.Event{Entry: store.Entry{Key: key}, Deleted: true}, revision)
 }
 
 func (s *Store) write(ctx context.Context, change store.Event, revision uint64) (uint64, error) {

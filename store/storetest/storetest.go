@@ -69,7 +69,7 @@ func RunReopen(t *testing.T, reopen func(t *testing.T) store.Store) {
 		for i := range 50 {
 			key := fmt.Sprintf("k.%d", (round*17+i)%60)
 			if old, ok := want[key]; ok && i%3 == 0 {
-				check(t, s.Delete(t.Context(), key, old.Revision))
+				remove(t, s, key, old.Revision)
 				delete(want, key)
 				continue
 			}
@@ -124,7 +124,7 @@ func properties(t *testing.T, s store.Store) {
 			"delete": func(r *rapid.T) {
 				k := key.Draw(r, "key")
 				at := expected(r, k)
-				err := s.Delete(ctx, k, at)
+				revision, err := s.Delete(ctx, k, at)
 				entry, exists := model[k]
 				switch {
 				case !exists && at == store.Any:
@@ -133,6 +133,10 @@ func properties(t *testing.T, s store.Store) {
 					wantError(r, err, store.ErrConflict)
 				default:
 					wantError(r, err, nil)
+					if revision <= last {
+						r.Fatalf("deleted at revision %d after %d", revision, last)
+					}
+					last = revision
 					delete(model, k)
 				}
 			},
@@ -181,7 +185,7 @@ func keys(t *testing.T, s store.Store) {
 		if _, err := s.Get(t.Context(), key); !errors.Is(err, store.ErrKey) {
 			t.Errorf("get %q: %v", key, err)
 		}
-		if err := s.Delete(t.Context(), key, store.Any); !errors.Is(err, store.ErrKey) {
+		if _, err := s.Delete(t.Context(), key, store.Any); !errors.Is(err, store.ErrKey) {
 			t.Errorf("delete %q: %v", key, err)
 		}
 	}
@@ -305,12 +309,12 @@ func watchSnapshot(t *testing.T, s store.Store) {
 	put(t, s, "w.a", "1")
 	put(t, s, "w.b", "2")
 	put(t, s, "w.gone", "3")
-	check(t, s.Delete(t.Context(), "w.gone", store.Any))
+	remove(t, s, "w.gone", store.Any)
 	w := watch(t, s, "")
 	w.wantSnapshot(map[string]string{"w.a": "1", "w.b": "2"})
 	put(t, s, "w.c", "4")
 	w.wantChange("w.c", "4", false)
-	check(t, s.Delete(t.Context(), "w.a", store.Any))
+	remove(t, s, "w.a", store.Any)
 	w.wantChange("w.a", "", true)
 	put(t, s, "w.a", "")
 	w.wantChange("w.a", "", false)
@@ -375,7 +379,7 @@ func watchDuringWrites(t *testing.T, s store.Store) {
 				key := fmt.Sprintf("d.%d.%d", w, i%10)
 				put(t, s, key, fmt.Sprint(i))
 				if i%7 == 6 {
-					check(t, s.Delete(t.Context(), key, store.Any))
+					remove(t, s, key, store.Any)
 				}
 			}
 		})
@@ -479,7 +483,7 @@ func closing(t *testing.T, s store.Store) {
 	if _, err := s.Put(t.Context(), "k", nil, store.Any); !errors.Is(err, store.ErrClosed) {
 		t.Errorf("put: %v", err)
 	}
-	if err := s.Delete(t.Context(), "k", store.Any); !errors.Is(err, store.ErrClosed) {
+	if _, err := s.Delete(t.Context(), "k", store.Any); !errors.Is(err, store.ErrClosed) {
 		t.Errorf("delete: %v", err)
 	}
 	if _, err := collect(s.List(t.Context(), "")); !errors.Is(err, store.ErrClosed) {

@@ -75,6 +75,12 @@ func check(t *testing.T, err error) {
 	}
 }
 
+func remove(t *testing.T, s store.Store, key string, revision uint64) {
+	t.Helper()
+	_, err := s.Delete(t.Context(), key, revision)
+	check(t, err)
+}
+
 func wantError(t interface{ Fatalf(string, ...any) }, err, want error) {
 	if !errors.Is(err, want) {
 		t.Fatalf("got error %v, want %v", err, want)
