@@ -7,14 +7,12 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 
 	"lambent"
+	"lambent/internal/keyfile"
 )
 
 const prefix = "lk_" // lets people and secret scanners recognise a key
@@ -35,22 +33,19 @@ func (k Key) Check(text string) bool {
 // LoadOrCreate reads the key in the file at path, or makes a random one of 256 bits there when there is no
 // file. It refuses a file that others than its owner can read, and one that holds no key.
 func LoadOrCreate(path string) (key Key, created bool, err error) {
-	info, err := os.Stat(path)
+	raw, err := keyfile.Read(path)
+	var open *keyfile.ModeError
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		text := newText()
-		if err := write(path, text); err != nil {
+		text, sum := New()
+		if err := keyfile.Write(path, []byte(text+"\n")); err != nil {
 			return Key{}, false, lambent.Errorf(lambent.CodeInternal, "cannot write the admin key: %w", err)
 		}
-		return Key{sha256.Sum256([]byte(text))}, true, nil
-	case err != nil:
-		return Key{}, false, lambent.Errorf(lambent.CodeInternal, "cannot read the admin key: %w", err)
-	case info.Mode().Perm()&0o077 != 0:
-		return Key{}, false, lambent.Errorf(lambent.CodeForbidden, "others than its owner can use the admin key in %s (mode %04o)", path, info.Mode().Perm()).
+		return Key{sum}, true, nil
+	case errors.As(err, &open):
+		return Key{}, false, lambent.Errorf(lambent.CodeForbidden, "the admin key: %w", err).
 			WithHint("chmod 600 %s, and consider the key known: remove the file to get a new one", path)
-	}
-	raw, err := os.ReadFile(path)
-	if err != nil {
+	case err != nil:
 		return Key{}, false, lambent.Errorf(lambent.CodeInternal, "cannot read the admin key: %w", err)
 	}
 	text := strings.TrimSpace(string(raw))
@@ -61,34 +56,11 @@ func LoadOrCreate(path string) (key Key, created bool, err error) {
 	return Key{sha256.Sum256([]byte(text))}, false, nil
 }
 
-func newText() string {
+// New makes a random key of 256 bits. Whoever keeps it keeps its SHA-256 hash only; a key of that much chance needs no
+// slower one.
+func New() (text string, sum [sha256.Size]byte) {
 	var raw [32]byte
 	rand.Read(raw[:])
-	return prefix + base64.RawURLEncoding.EncodeToString(raw[:])
-}
-
-// write makes the file appear whole or not at all, also when the machine stops.
-func write(path, text string) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".key-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = fmt.Fprintln(f, text)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	text = prefix + base64.RawURLEncoding.EncodeToString(raw[:])
+	return text, sha256.Sum256([]byte(text))
 }

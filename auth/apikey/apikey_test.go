@@ -9,6 +9,11 @@ import (
 	"lambent"
 )
 
+func text() string {
+	text, _ := New()
+	return text
+}
+
 func TestKey(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "admin.key")
 	key, created, err := LoadOrCreate(path)
@@ -23,15 +28,15 @@ func TestKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := strings.TrimSpace(string(raw))
-	if !keyRE.MatchString(text) || !key.Check(text) {
-		t.Fatalf("the file's key %q is not the key", text)
+	right := strings.TrimSpace(string(raw))
+	if !keyRE.MatchString(right) || !key.Check(right) {
+		t.Fatalf("the file's key %q is not the key", right)
 	}
 	again, created, err := LoadOrCreate(path)
 	if err != nil || created || again != key {
 		t.Fatalf("second: created %v, same %v, %v", created, again == key, err)
 	}
-	for _, wrong := range []string{"", "lk_", text + "x", text[:len(text)-1], strings.ToUpper(text), newText()} {
+	for _, wrong := range []string{"", "lk_", right + "x", right[:len(right)-1], strings.ToUpper(right), text()} {
 		if key.Check(wrong) {
 			t.Errorf("%q passes", wrong)
 		}
@@ -55,10 +60,10 @@ func TestRefused(t *testing.T) {
 		return path
 	}
 	for _, tt := range []struct{ path, want string }{
-		{file("open", newText(), 0o644), "chmod 600"},
-		{file("group", newText(), 0o640), "chmod 600"},
+		{file("open", text(), 0o644), "chmod 600"},
+		{file("group", text(), 0o640), "chmod 600"},
 		{file("empty", "", 0o600), "holds no admin key"},
-		{file("cut", newText()[:20], 0o600), "holds no admin key"},
+		{file("cut", text()[:20], 0o600), "holds no admin key"},
 		{filepath.Join(dir, "none", "key"), "cannot write"},
 		{dir, "others than its owner"},
 	} {

@@ -1,0 +1,15 @@
+package lambent
+
+import "time"
+
+// MaxSecret is the size of the largest secret, in bytes.
+const MaxSecret = 64 << 10
+
+// Secret is what the platform tells of a secret: everything but its value.
+type Secret struct {
+	Namespace string    `json:"namespace"`
+	Name      string    `json:"name"`
+	Version   uint64    `json:"version"` // counts its values, from 1 on
+	Created   time.Time `json:"created"`
+	Updated   time.Time `json:"updated"` // when it got its value
+}
