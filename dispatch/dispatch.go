@@ -27,8 +27,10 @@ import (
 
 // Options configure a Dispatcher. Executors and Tree are needed.
 type Options struct {
-	Executors    map[string]executor.Executor // by tier
-	Tree         func(ctx context.Context, digest string) (dir string, err error)
+	Executors map[string]executor.Executor // by tier
+	Tree      func(ctx context.Context, digest string) (dir string, err error)
+	// Secrets gives the values of Settings.Secrets, by their targets; nil where there are none.
+	Secrets      func(ctx context.Context, r *lambent.Revision) (map[string]string, error)
 	Log          func(lambent.LogLine) // what instances write; must not block
 	Logger       *slog.Logger
 	StartTimeout time.Duration // of one start, its wait for a turn included; default 30s
@@ -166,7 +168,7 @@ func (d *Dispatcher) Ready(ctx context.Context, rev *lambent.Revision) (lambent.
 		p := d.pool(rev)
 		p.mu.Lock()
 		p.retired = false
-		alive := len(p.all) > 0
+		alive := len(p.all) > p.draining
 		p.mu.Unlock()
 		if alive {
 			return lambent.Phases{}, nil
@@ -189,6 +191,16 @@ func (d *Dispatcher) Ready(ctx context.Context, rev *lambent.Revision) (lambent.
 func (d *Dispatcher) Retire(rev *lambent.Revision) {
 	if p, ok := d.pools.Load(rev.Key()); ok {
 		p.(*pool).retire()
+	}
+}
+
+// Refresh ends the use of the instances of the revisions that stale names, because what they were started with has
+// changed. No request that comes afterwards meets one; those under way are let finish.
+func (d *Dispatcher) Refresh(stale func(*lambent.Revision) bool) {
+	for _, v := range d.pools.Range {
+		if p := v.(*pool); stale(p.rev) {
+			p.refresh()
+		}
 	}
 }
 

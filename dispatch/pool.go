@@ -26,6 +26,7 @@ type pool struct {
 	waiting  queue
 	draining int // of all, those that take no more work
 	starting int
+	era      int       // counts refreshes: an instance whose start began in an earlier one is not used
 	resume   time.Time // after a failed start, while other instances serve: no start before this
 	backoff  time.Duration
 	retired  bool
@@ -41,6 +42,7 @@ type instance struct {
 	used     int
 	served   bool // it has been leased before
 	draining bool // it takes no more work and ends when used is 0
+	suspect  bool // it may be stuck in a request, or must not be used again
 	idle     time.Time
 }
 
@@ -159,10 +161,9 @@ func (p *pool) release(inst *instance, v verdict) {
 	case !member:
 	case v == kill:
 		p.remove(inst)
-	case v == drain && !inst.draining:
-		inst.draining = true
-		p.draining++
-		p.unfree(inst)
+	case v == drain && !inst.suspect:
+		inst.suspect = true
+		p.drain(inst)
 		if inst.used > 0 {
 			time.AfterFunc(p.d.opt.DrainGrace, func() { p.end(inst, 0) })
 		}
@@ -174,8 +175,8 @@ func (p *pool) release(inst *instance, v verdict) {
 	over := member && inst.used == 0 && (inst.draining || p.retired && p.waiting.n == 0)
 	if over {
 		p.remove(inst)
-		if inst.draining {
-			grace = 0 // it may be stuck in the request that timed out, or must not be used again
+		if inst.suspect {
+			grace = 0
 		}
 	} else if member {
 		p.serve()
@@ -192,6 +193,15 @@ func (p *pool) release(inst *instance, v verdict) {
 		inst.Stop(0)
 	case over:
 		p.d.tasks.run(func() { inst.Stop(grace) })
+	}
+}
+
+// drain gives inst no more work. The lock is held.
+func (p *pool) drain(inst *instance) {
+	if !inst.draining {
+		inst.draining = true
+		p.draining++
+		p.unfree(inst)
 	}
 }
 
@@ -241,6 +251,19 @@ func (p *pool) retire() {
 	p.mu.Lock()
 	p.retired = true
 	over := p.idlers()
+	p.collect()
+	p.mu.Unlock()
+	p.stop(over)
+}
+
+func (p *pool) refresh() {
+	p.mu.Lock()
+	p.era++
+	over := p.idlers()
+	for inst := range p.all {
+		p.drain(inst)
+	}
+	p.startMore()
 	p.collect()
 	p.mu.Unlock()
 	p.stop(over)

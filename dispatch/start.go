@@ -38,10 +38,23 @@ func (p *pool) startMore() {
 func (p *pool) start() {
 	ctx, cancel := context.WithTimeout(p.d.closing, p.d.opt.StartTimeout)
 	defer cancel()
+	p.mu.Lock()
+	era := p.era
+	p.mu.Unlock()
 	inst, err := p.boot(ctx)
 
 	p.mu.Lock()
 	p.starting--
+	if era != p.era && !p.gone { // however it went, the callers that wait are for what has come since
+		p.startMore()
+		p.collect()
+		p.mu.Unlock()
+		if inst != nil {
+			inst.Stop(0)
+			<-p.d.places
+		}
+		return
+	}
 	if err != nil {
 		p.backoff = min(max(firstBackoff, 2*p.backoff), maxBackoff)
 		p.resume = time.Now().Add(p.backoff)
@@ -120,6 +133,11 @@ func (p *pool) boot(ctx context.Context) (*instance, error) {
 	}
 	fetched := time.Now()
 	spec := executor.Spec{ID: newInstanceID(), Revision: p.rev, CodeDir: dir, Log: p.d.opt.Log}
+	if len(p.rev.Settings.Secrets) > 0 {
+		if spec.Secrets, err = p.d.opt.Secrets(ctx, p.rev); err != nil {
+			return nil, err
+		}
+	}
 	started, err := ex.Start(ctx, spec)
 	if e := lambent.ErrorOf(err); e != nil && e.Fault == lambent.FaultPlatform && e.Code != lambent.CodeTierUnavailable && ctx.Err() == nil {
 		p.d.opt.Logger.Warn("start failed, once more", "revision", p.key, "err", err)

@@ -228,7 +228,7 @@ func (v *Vault) Rotate(ctx context.Context) (resealed int, err error) {
 				return resealed, err
 			}
 			switch again, err := v.reseal(ctx, e); {
-			case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrNotFound): // set or deleted meanwhile; the next round looks
+			case errors.Is(err, store.ErrConflict): // set or deleted meanwhile; the next round looks
 				left++
 			case err != nil:
 				return resealed, err
