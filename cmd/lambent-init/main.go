@@ -9,7 +9,6 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -52,10 +51,11 @@ func run() error {
 func readSpec() (*sandbox.Spec, error) {
 	f := os.NewFile(sandbox.FDSpec, "spec")
 	defer f.Close()
-	raw, err := io.ReadAll(f)
+	raw, err := readOnce(f)
 	if err != nil {
 		return nil, err
 	}
+	defer clear(raw) // it may hold secrets
 	spec := new(sandbox.Spec)
 	if err := json.Unmarshal(raw, spec); err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ func buildRoot(spec *sandbox.Spec) error {
 			return step("mkdir /"+dir, err)
 		}
 	}
-	for _, part := range []func(*sandbox.Spec) error{systemFiles, ownFiles, devFiles, procFiles, pivot} {
+	for _, part := range []func(*sandbox.Spec) error{systemFiles, ownFiles, secretFiles, devFiles, procFiles, pivot} {
 		if err := part(spec); err != nil {
 			return err
 		}

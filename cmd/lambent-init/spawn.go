@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"syscall"
 	"unsafe"
 
@@ -66,7 +67,8 @@ type plan struct {
 	program unix.SockFprog
 	argv    []*byte
 	env     []*byte
-	pidText []byte // where the child writes its pid, behind "LISTEN_PID=" in env
+	secrets [][]byte // of env
+	pidText []byte   // where the child writes its pid, behind "LISTEN_PID=" in env
 	pipe    uintptr
 	capHead unix.CapUserHeader
 	capData [2]unix.CapUserData
@@ -100,6 +102,9 @@ func spawn(spec *sandbox.Spec, join []int) (pid int, at int64, err error) {
 	if id == 0 && errno == 0 {
 		p.run() // does not return
 	}
+	for _, secret := range p.secrets { // the child has its own
+		clear(secret)
+	}
 	runtime.KeepAlive(p)
 	unix.Close(int(p.pipe))
 	if err := sigprocmask(&old, nil); err != nil {
@@ -127,6 +132,10 @@ func newPlan(spec *sandbox.Spec, join []int) (*plan, *os.File, error) {
 	const name = "LISTEN_PID="
 	listen := append([]byte(name), make([]byte, 12)...)
 	env = append([]*byte{&listen[0]}, env...)
+	secrets := secretEnv(spec)
+	for _, secret := range secrets {
+		env = slices.Insert(env, 0, &secret[0])
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, nil, step("make a pipe", err)
@@ -137,7 +146,7 @@ func newPlan(spec *sandbox.Spec, join []int) (*plan, *os.File, error) {
 		return nil, nil, errors.Join(step("make a pipe", err), r.Close())
 	}
 	return &plan{
-		join: join, id: uintptr(spec.ID), argv: argv, env: env, pidText: listen[len(name):], pipe: uintptr(fd),
+		join: join, id: uintptr(spec.ID), argv: argv, env: env, secrets: secrets, pidText: listen[len(name):], pipe: uintptr(fd),
 		program: unix.SockFprog{Len: uint16(len(spec.Filter) / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&spec.Filter[0]))},
 		capHead: unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3},
 		zero:    [1]byte{'0'},

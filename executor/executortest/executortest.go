@@ -71,6 +71,8 @@ var tests = []struct {
 	{"WebSocket", WebSocket, testWebSocket},
 	{"Concurrency", Concurrency, testConcurrency},
 	{"Env", "", testEnv},
+	{"Secrets", "", testSecrets},
+	{"SecretFiles", Files, testSecretFiles},
 	{"Logs", "", testLogs},
 	{"LogsOfManyRequests", Concurrency, testLogsOfManyRequests},
 	{"Timeouts", "", testTimeouts},
@@ -192,7 +194,8 @@ func (k *kit) tryStart(t testing.TB, e executor.Executor, code string, change fu
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var err error
-	r.Instance, err = e.Start(ctx, executor.Spec{ID: lambent.NewID(), Revision: r.revision, CodeDir: code, Log: r.logs.add})
+	r.Instance, err = e.Start(ctx, executor.Spec{ID: lambent.NewID(), Revision: r.revision, CodeDir: code, Log: r.logs.add,
+		Secrets: secretsOf(r.revision)})
 	return r, err
 }
 

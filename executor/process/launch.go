@@ -96,7 +96,7 @@ func (e *Executor) launch(ctx context.Context, spec executor.Spec, p program) (*
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", e.path(spec.ID, fileHTTP))
 		},
-		Begin: in.log.begin, End: in.log.end, Died: in.died,
+		Begin: in.log.begin, End: in.log.end, Died: in.died, Redact: in.log.hide.String,
 	}
 	if p.port != 0 {
 		o.DialPort = func(ctx context.Context, wait bool) (net.Conn, error) { return in.dialPort(ctx, p.port, wait) }
@@ -143,10 +143,12 @@ func (in *instance) launch(ctx context.Context, spec executor.Spec, p program) (
 		Root: filepath.Join(path, instancesDir, in.id, fileRoot), Code: code, Runtime: p.shim, Folders: p.folders, Work: p.work,
 		Hostname: spec.Revision.Function, ID: in.user, TmpBytes: limits.Memory,
 		Argv: p.argv, Env: environment(spec, p, in.gate), Filter: e.filter, Join: in.group.JoinFiles(), Orphan: e.orphan,
+		Secrets: secretsOf(spec),
 	}))
 	if err != nil {
 		return err
 	}
+	defer clear(raw)
 	return in.spawn(ctx, raw, p)
 }
 
@@ -236,6 +238,9 @@ func environment(spec executor.Spec, p program, gate *egress.Gate) []string {
 		maps.Copy(env, map[string]string{"LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"})
 	}
 	delete(env, "LISTEN_PID") // lambent-init knows it
+	for target := range spec.Secrets {
+		delete(env, target) // it takes the place of a default
+	}
 	list := make([]string, 0, len(env))
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		list = append(list, name+"="+env[name])

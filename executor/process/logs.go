@@ -3,6 +3,7 @@ package process
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"lambent"
 	"lambent/executor"
+	"lambent/internal/redact"
 )
 
 const (
@@ -34,6 +36,7 @@ type logger struct {
 	line  lambent.LogLine // what all lines share
 	exact bool            // one request at a time, so a line belongs to the one in flight
 	fatal string          // see program.heapFull
+	hide  *redact.Redactor
 	pipes []*pipe
 
 	mu       sync.Mutex // guards what is below
@@ -48,6 +51,7 @@ func newLogger(spec executor.Spec) *logger {
 		sink:  spec.Log,
 		line:  lambent.LogLine{Namespace: r.Namespace, Function: r.Function, Revision: r.ID, Instance: spec.ID},
 		exact: r.Settings.Concurrency == 1,
+		hide:  redact.New(slices.Collect(maps.Values(spec.Secrets))),
 	}
 }
 
@@ -157,6 +161,7 @@ func (l *logger) platform(text string) { l.emit("lambent", text, nil) }
 
 // emit says a line, which came out of p unless it is the platform's.
 func (l *logger) emit(stream, text string, p *pipe) {
+	text = strings.ToValidUTF8(l.hide.String(text), "\uFFFD")
 	line := l.line
 	line.Time, line.Stream, line.Text = time.Now().UTC(), stream, text
 	l.mu.Lock()
@@ -318,5 +323,5 @@ func (p *pipe) flush() {
 }
 
 func (p *pipe) say(line []byte) {
-	p.log.emit(p.stream, strings.ToValidUTF8(string(line), "\uFFFD"), p)
+	p.log.emit(p.stream, string(line), p)
 }

@@ -22,6 +22,7 @@ const (
 	CodeDir    = "/var/task"
 	RuntimeDir = "/var/runtime"
 	WorkDir    = "/work"
+	SecretsDir = "/run/secrets"
 )
 
 // Folder is a folder of the host that is shown read-only.
@@ -47,6 +48,7 @@ type Spec struct {
 	Filter   []byte        // seccomp filter: the instructions as the kernel has them in memory
 	Join     []string      // files of the host by which a process joins the function's cgroups, see cgroup.Group
 	Orphan   time.Duration // how long it lives without a host
+	Secrets  Secrets
 }
 
 // Dial asks lambent-init for a connection to a port of the sandbox's own loopback, which no host can reach.
@@ -62,6 +64,12 @@ const MaxDialWait = 10 * time.Minute
 // Dialled is the answer to Dial. When Errno is 0 the connected socket comes with it (SCM_RIGHTS).
 type Dialled struct {
 	Errno int `json:"errno"`
+}
+
+// Secrets are what the function gets beside Env and nobody else may see: lambent-init clears its memory of them.
+type Secrets struct {
+	Env   map[string][]byte // by the name of the variable
+	Files map[string][]byte // by the name of the file in SecretsDir
 }
 
 // Report is a line from lambent-init. One field is set.

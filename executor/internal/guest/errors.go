@@ -17,6 +17,21 @@ import (
 
 // explain says what err means for a caller with ctx. The function has seen nothing of the request unless begun.
 func (c *Client) explain(ctx context.Context, err error, begun bool) *lambent.Error {
+	return c.redact(c.meaning(ctx, err, begun))
+}
+
+// redact gives e with what its readers must not see taken out.
+func (c *Client) redact(e *lambent.Error) *lambent.Error {
+	message, hint, trace := c.o.Redact(e.Message), c.o.Redact(e.Hint), c.o.Redact(e.Trace)
+	if message == e.Message && hint == e.Hint && trace == e.Trace {
+		return e
+	}
+	redacted := *e
+	redacted.Message, redacted.Hint, redacted.Trace = message, hint, trace
+	return &redacted
+}
+
+func (c *Client) meaning(ctx context.Context, err error, begun bool) *lambent.Error {
 	var (
 		told     *lambent.Error
 		body     *h1.BodyError

@@ -44,6 +44,8 @@ type Options struct {
 	// Begin is called before anything of inv is sent, End once the function is done with it: before Close
 	// of its response, or a failing Handle, returns.
 	Begin, End func(inv *lambent.Invocation)
+	// Redact takes out of an error's text what its readers must not see.
+	Redact func(text string) string
 	// Died is called when a connection broke: it waits a moment for the news that the process has ended, and
 	// gives the error that this means for a request; nil when the process is alive.
 	Died func() *lambent.Error

@@ -47,9 +47,10 @@ func connect(tb testing.TB, s lambent.Settings, dial func(context.Context) (net.
 			h.dials.Add(1)
 			return dial(ctx)
 		},
-		Begin: func(*lambent.Invocation) { h.begun.Add(1) },
-		End:   func(*lambent.Invocation) { h.ended.Add(1) },
-		Died:  func() *lambent.Error { return h.died() },
+		Begin:  func(*lambent.Invocation) { h.begun.Add(1) },
+		End:    func(*lambent.Invocation) { h.ended.Add(1) },
+		Died:   func() *lambent.Error { return h.died() },
+		Redact: func(text string) string { return strings.ReplaceAll(text, "hunter22", "***") },
 	})
 	tb.Cleanup(func() {
 		h.Close()

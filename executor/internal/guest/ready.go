@@ -123,6 +123,10 @@ func (c *Client) options(conn *h1.Conn) (s Started, err error) {
 }
 
 func (c *Client) notReady(ctx context.Context, err error) error {
+	return c.redact(c.startError(ctx, err))
+}
+
+func (c *Client) startError(ctx context.Context, err error) *lambent.Error {
 	var told *lambent.Error
 	switch {
 	case errors.As(err, &told):
