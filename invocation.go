@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 )
@@ -42,6 +43,11 @@ type Invocation struct {
 	Body          io.ReadCloser // nil when there is none; Close ends a Read that waits
 	Trailer       http.Header   // of the request; complete once Body gave io.EOF
 	Upgrade       string        // protocol that the client asks to switch to, or ""
+
+	// Route is the custom route that chose the function, by method and path, such as "GET /users/{id}" or
+	// "ANY /{rest...}"; "" when none did. PathParameters are what its parameters stood for.
+	Route          string
+	PathParameters url.Values
 
 	Outcome Outcome
 }

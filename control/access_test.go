@@ -22,6 +22,7 @@ var least = map[string]lambent.Role{
 	"publish": lambent.RoleDeploy, "rollback": lambent.RoleDeploy,
 	"put-code": lambent.RoleDeploy, "post-code": lambent.RoleDeploy, "has-code": lambent.RoleDeploy,
 	"read-logs": lambent.RoleDeploy, "list-invocations": lambent.RoleDeploy, "get-invocation": lambent.RoleDeploy,
+	"set-route": lambent.RoleAdmin, "delete-route": lambent.RoleAdmin, "get-route": lambent.RoleDeploy, "list-routes": lambent.RoleDeploy,
 	"get-system": lambent.RoleDeploy,
 }
 

@@ -20,6 +20,7 @@ import (
 	"net/http/pprof"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -103,7 +104,8 @@ var logLineType = reflect.TypeFor[lambent.LogLine]()
 
 type server struct {
 	Options
-	api huma.API
+	api     huma.API
+	routing sync.Mutex // held while a route is set: it must be told from all others
 }
 
 // New makes the handler of the control listener.
@@ -113,6 +115,7 @@ func New(o Options) http.Handler {
 	s.api.UseMiddleware(s.authorize)
 	s.functionRoutes()
 	s.aliasRoutes()
+	s.routeRoutes()
 	s.codeRoutes()
 	s.invocationRoutes()
 	s.systemRoutes()

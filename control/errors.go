@@ -71,6 +71,7 @@ var (
 	bodyNames = map[string][]string{ // by operation
 		"deploy":    jsonNames(reflect.TypeFor[Deploy]()),
 		"set-alias": jsonNames(reflect.TypeFor[AliasSpec]()),
+		"set-route": jsonNames(reflect.TypeFor[lambent.RouteSpec]()),
 		"publish":   jsonNames(reflect.TypeFor[Publish]()),
 		"rollback":  jsonNames(reflect.TypeFor[Rollback]()),
 	}

@@ -14,9 +14,14 @@ const FunctionPrefix = "function."
 // AliasPrefix is the prefix of the keys of aliases in the store: "alias.NAMESPACE.NAME.ALIAS".
 const AliasPrefix = "alias."
 
+// RoutePrefix is the prefix of the keys of routes in the store: "route.NAMESPACE.NAME".
+const RoutePrefix = "route."
+
 const revisionPrefix = "revision." // "revision.NAMESPACE.NAME.ID"
 
 func functionKey(namespace, name string) string { return FunctionPrefix + namespace + "." + name }
+
+func routeKey(namespace, name string) string { return RoutePrefix + namespace + "." + name }
 
 // revisionsOf is the prefix of the keys of a function's revisions.
 func revisionsOf(namespace, name string) string {
@@ -96,6 +101,30 @@ func AliasName(key string) (namespace, name, alias string, ok bool) {
 	return parts[1], parts[2], parts[3], true
 }
 
+// DecodeRoute reads a route from its entry; its Version is the entry's revision. An entry that holds something
+// else is an internal error.
+func DecodeRoute(e store.Entry) (*lambent.Route, error) {
+	r := &lambent.Route{}
+	if err := json.Unmarshal(e.Value, r); err != nil {
+		return nil, damaged(e, err)
+	}
+	spec, err := r.Complete()
+	if err != nil || routeKey(r.Namespace, r.Name) != e.Key {
+		return nil, damaged(e, err)
+	}
+	r.RouteSpec, r.Version = spec, e.Revision
+	return r, nil
+}
+
+// RouteName gives the namespace and name in a route's key.
+func RouteName(key string) (namespace, name string, ok bool) {
+	rest, ok := strings.CutPrefix(key, RoutePrefix)
+	if !ok {
+		return "", "", false
+	}
+	return strings.Cut(rest, ".")
+}
+
 func decodeRevision(e store.Entry) (*lambent.Revision, error) {
 	r := &lambent.Revision{}
 	if err := json.Unmarshal(e.Value, r); err != nil {
@@ -108,7 +137,7 @@ func decodeRevision(e store.Entry) (*lambent.Revision, error) {
 }
 
 func damaged(e store.Entry, cause error) error {
-	err := lambent.Errorf(lambent.CodeInternal, "the stored record %s is damaged", e.Key).WithHint("write it again: deploy the function, or set the alias")
+	err := lambent.Errorf(lambent.CodeInternal, "the stored record %s is damaged", e.Key).WithHint("write it again: deploy the function, set the alias or the route")
 	err.Cause = cause
 	return err
 }

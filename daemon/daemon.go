@@ -55,9 +55,10 @@ func Run(ctx context.Context, cfg Config) error {
 
 // node is the rooms of a running daemon, in the order in which they open.
 type node struct {
-	cfg   Config
-	log   *slog.Logger
-	table *route.Table
+	cfg    Config
+	log    *slog.Logger
+	table  *route.Table
+	routes route.Routes
 
 	listeners listeners
 
@@ -151,7 +152,7 @@ func (n *node) serve(ctx context.Context) error {
 	stopping, stop := context.WithCancel(context.Background())
 	defer stop()
 	public := server(n.log, gateway.New(gateway.Options{
-		Table: n.table, Invoker: n.invoker, Authenticate: authenticate, Public: loopback(functions),
+		Table: n.table, Routes: &n.routes, Invoker: n.invoker, Authenticate: authenticate, Public: loopback(functions),
 	}))
 	private := server(n.log, control.New(control.Options{
 		Version: n.cfg.Version, Store: n.store, Functions: n.table, Code: bundles{n.code}, Executor: n.process,

@@ -20,7 +20,7 @@ type feed func(store.Event) (apply func())
 func (n *node) watch(ctx context.Context) error {
 	wctx, cancel := context.WithCancel(context.Background())
 	n.unwatch = cancel
-	feeds := map[string]feed{control.FunctionPrefix: n.function, control.AliasPrefix: n.alias}
+	feeds := map[string]feed{control.FunctionPrefix: n.function, control.AliasPrefix: n.alias, control.RoutePrefix: n.route}
 	synced := make(chan error, 2*len(feeds)) // the ends of the watches too, which nobody reads
 	n.progress = map[string]*route.Progress{}
 	for prefix, read := range feeds {
@@ -60,6 +60,7 @@ func (n *node) follow(ctx context.Context, prefix string, read feed, progress *r
 			for _, apply := range readAll(first, read) {
 				apply()
 			}
+			n.routes.Publish()
 			if len(first) > 0 {
 				progress.Applied(first[len(first)-1].Revision)
 			}
@@ -67,6 +68,7 @@ func (n *node) follow(ctx context.Context, prefix string, read feed, progress *r
 			synced()
 		case complete:
 			read(ev)()
+			n.routes.Publish()
 			progress.Applied(ev.Revision)
 		default:
 			first = append(first, ev)
@@ -124,4 +126,20 @@ func (n *node) alias(ev store.Event) (apply func()) {
 		return func() { n.log.Error("an alias is left out", "err", err) }
 	}
 	return func() { n.retire(n.table.SetAlias(a)) }
+}
+
+func (n *node) route(ev store.Event) (apply func()) {
+	if ev.Deleted {
+		namespace, name, _ := control.RouteName(ev.Key)
+		return func() { n.routes.Delete(namespace, name) }
+	}
+	r, err := control.DecodeRoute(ev.Entry)
+	return func() {
+		if err == nil {
+			err = n.routes.Set(r)
+		}
+		if err != nil {
+			n.log.Error("a route is left out", "err", err)
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -34,7 +35,7 @@ func openAliases(t *testing.T, settings []lambent.Settings, aliases ...*lambent.
 		}
 		table.SetAlias(a)
 	}
-	srv := httptest.NewServer(New(Options{Table: table, Public: true,
+	srv := httptest.NewServer(New(Options{Table: table, Routes: &route.Routes{}, Public: true,
 		Authenticate: authenticate,
 		Invoker: invokerFunc(func(_ context.Context, inv *lambent.Invocation) (*lambent.Response, error) {
 			return text(200, inv.Alias+" "+inv.Revision.ID+" "+inv.Target), nil
@@ -141,9 +142,11 @@ func BenchmarkRoute(b *testing.B) {
 			}
 			req := httptest.NewRequest("GET", "/fn/hello"+alias+"/path?x=1", nil)
 			req.Header.Set("X-User", "ada")
+			g := New(Options{Table: table, Routes: &route.Routes{}})
+			header := http.Header{}
 			b.ReportAllocs()
 			for b.Loop() {
-				at, _ := match(req)
+				at, _ := g.match(header, req)
 				if f, ok := table.Lookup(at.namespace, at.name); !ok || f.Latest != r {
 					b.Fatal("not found")
 				}

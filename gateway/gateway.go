@@ -3,7 +3,8 @@
 //
 // A function is reached at /fn/{name}[.{namespace}][:{alias}]/{path...} on any host, and at every path of the
 // host {name}.{namespace}.localhost, which gives each function a cookie origin of its own. The function sees
-// the path behind its name, as the client wrote it. Where no alias is named it is latest.
+// the path behind its name, as the client wrote it. Where no alias is named it is latest. Custom routes lead
+// from other hosts and paths to functions; see [route.Routes].
 package gateway
 
 import (
@@ -21,6 +22,7 @@ import (
 // Options configure a Gateway. All but Public are needed.
 type Options struct {
 	Table   *route.Table
+	Routes  *route.Routes
 	Invoker lambent.Invoker
 	// Authenticate tells whose key a request carries; ok is false if it carries none that is valid.
 	Authenticate func(*http.Request) (who lambent.Principal, ok bool)
@@ -36,15 +38,12 @@ func New(opt Options) *Gateway { return &Gateway{opt} }
 
 var _ http.Handler = (*Gateway)(nil)
 
-const domain = ".localhost"
-
 // ServeHTTP implements [http.Handler].
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	accepted := time.Now()
-	at, ok := match(r)
-	if !ok {
-		lambent.WriteError(w, lambent.Errorf(lambent.CodeNotFound, "nothing is at %s", r.URL.Path).
-			WithHint("functions are at /fn/{name}/... and at http://{name}.{namespace}%s/...", domain))
+	at, err := g.match(w.Header(), r)
+	if err != nil {
+		lambent.WriteError(w, err)
 		return
 	}
 	f, ok := g.opt.Table.Lookup(at.namespace, at.name)
@@ -74,7 +73,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	inv := &lambent.Invocation{
 		ID: lambent.NewID(), Alias: alias, Revision: rev, Trigger: lambent.TriggerHTTP, Accepted: accepted,
 		Method: r.Method, Target: at.target, Host: r.Host, Header: r.Header, ContentLength: r.ContentLength,
-		Upgrade: upgrade(r),
+		Upgrade: upgrade(r), Route: at.route, PathParameters: at.params,
 	}
 	prepare(r, inv)
 	g.serve(w, r, inv)
@@ -104,45 +103,6 @@ func (g *Gateway) admit(r *http.Request, at address, keyed bool) *lambent.Error 
 func (g *Gateway) keyed(rev *lambent.Revision) bool {
 	auth := rev.Settings.Auth
 	return auth == lambent.AuthKey || auth == "" && !g.opt.Public
-}
-
-// address is what a request is for, and the target that the function shall see.
-type address struct{ namespace, name, alias, target string }
-
-// match gives the address of r; ok is false where it has none.
-func match(r *http.Request) (at address, ok bool) {
-	at.alias, at.target = lambent.LatestAlias, r.RequestURI
-	if !strings.HasPrefix(at.target, "/") {
-		at.target = r.URL.RequestURI() // absolute form
-	}
-	host := r.Host
-	if i := strings.LastIndexByte(host, ':'); i >= 0 {
-		host = host[:i]
-	}
-	if labels, found := strings.CutSuffix(strings.ToLower(host), domain); found {
-		at.name, at.namespace, ok = strings.Cut(labels, ".")
-		return at, ok
-	}
-	rest, found := strings.CutPrefix(at.target, "/fn/")
-	if !found {
-		return at, false
-	}
-	end := strings.IndexAny(rest, "/?")
-	if end < 0 {
-		end = len(rest)
-	}
-	at.name, at.target = rest[:end], rest[end:]
-	if !strings.HasPrefix(at.target, "/") {
-		at.target = "/" + at.target
-	}
-	if name, alias, found := strings.Cut(at.name, ":"); found {
-		at.name, at.alias = name, alias
-	}
-	at.name, at.namespace, found = strings.Cut(at.name, ".")
-	if !found {
-		at.namespace = lambent.DefaultNamespace
-	}
-	return at, at.name != ""
 }
 
 // upgrade gives the protocol that r asks to switch to.

@@ -49,7 +49,7 @@ func open(t *testing.T, f invokerFunc, change func(*lambent.Settings)) *httptest
 	for _, ns := range []string{"default", "team"} {
 		table.Set(&lambent.Function{Namespace: ns, Name: "hello", Latest: lambent.NewRevision(ns, "hello", s, "sha256:1", "r", time.Now())})
 	}
-	g := New(Options{Table: table, Invoker: f, Public: true, Authenticate: authenticate})
+	g := New(Options{Table: table, Routes: &route.Routes{}, Invoker: f, Public: true, Authenticate: authenticate})
 	srv := httptest.NewUnstartedServer(g)
 	srv.Config.Protocols = new(http.Protocols)
 	srv.Config.Protocols.SetHTTP1(true)

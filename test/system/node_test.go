@@ -140,6 +140,11 @@ func (n *node) call(method, path string, body io.Reader) answer {
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	return n.do(req)
+}
+
+func (n *node) do(req *http.Request) answer {
+	n.t.Helper()
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		n.t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -25,10 +26,16 @@ func (c *Client) Handle(ctx context.Context, inv *lambent.Invocation, deadline t
 		{Name: "Lambent-Invocation", Value: inv.ID},
 		{Name: "Lambent-Trigger", Value: inv.Trigger},
 		{Name: "Lambent-Deadline", Value: strconv.FormatInt(deadline.UnixMilli(), 10)},
+		{Name: "Lambent-Route", Value: url.PathEscape(inv.Route)},
+		{Name: "Lambent-Path-Parameters", Value: inv.PathParameters.Encode()},
+	}
+	extra := x.extra[:]
+	if inv.Route == "" {
+		extra = x.extra[:3]
 	}
 	x.req = h1.Request{
 		Method: inv.Method, Target: inv.Target, Host: inv.Host,
-		Header: inv.Header, Extra: x.extra[:], Skip: isOurs,
+		Header: inv.Header, Extra: extra, Skip: isOurs,
 		ContentLength: inv.ContentLength, Body: inv.Body, Trailer: inv.Trailer,
 	}
 	if c.server {
@@ -61,7 +68,7 @@ type call struct {
 	ctx      context.Context
 	inv      *lambent.Invocation
 	req      h1.Request
-	extra    [3]h1.Field
+	extra    [5]h1.Field
 	conn     *h1.Conn    // nil until there was one
 	stop     func() bool // ends the watch on ctx
 	answer   *h1.Response
