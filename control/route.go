@@ -175,8 +175,13 @@ func (s *server) deleteRoute(ctx context.Context, in *struct {
 	if err := (Preconditions{IfMatch: in.IfMatch}).allow("route", r.Version); err != nil {
 		return nil, err
 	}
-	if err := s.Store.Delete(ctx, routeKey(r.Namespace, r.Name), r.Version); err != nil {
+	key := routeKey(r.Namespace, r.Name)
+	version, err := s.Store.Delete(ctx, key, r.Version)
+	if err != nil {
 		return nil, err
+	}
+	if err := s.Applied(ctx, key, version); err != nil {
+		return nil, fmt.Errorf("route %s is deleted, but this node routes by it still: %w", r.Name, err)
 	}
 	s.Logger.Info("route deleted", "route", r.Namespace+"/"+r.Name)
 	return nil, nil

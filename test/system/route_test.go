@@ -45,6 +45,12 @@ func TestCustomRoutes(t *testing.T) {
 	}
 	n.on("GET", "api.example", "/v3/%2e%2e/admin").wantError(t, lambent.CodeInvalidRequest, lambent.FaultClient, "more than one way")
 	n.on("GET", "api.example", "/fn/api/").wantError(t, lambent.CodeNotFound, lambent.FaultClient, "")
+	if err := n.client.DeleteRoute(t.Context(), "default", "api", 0); err != nil {
+		t.Fatal(err)
+	}
+	n.on("GET", "api.example", "/v3/users/5").wantError(t, lambent.CodeNotFound, lambent.FaultClient, "")
+	n.on("GET", "api.example", "/fn/api/").want(t, 200, "/") // the host is nobody's again
+	set("api", lambent.RouteSpec{Host: "api.example", Path: "/v3/{rest...}", Strip: true})
 	set("other", lambent.RouteSpec{Host: "*.other.example", Path: "/{rest...}"})
 	dir := n.dir
 	if err := n.stop(); err != nil {
