@@ -37,6 +37,10 @@ test-integration: ## the second tier: what needs package registries and virtual 
 	@scripts/setup integration
 	$(INTEGRATION) $(sort $(dir $(shell find . -name '*_integration_test.go')))
 
+test-cgroup2: ## of them, the process tier on control groups of version 2, in a virtual machine
+	@scripts/setup integration
+	$(INTEGRATION) ./test/guest
+
 lint: ## go vet, golangci-lint (pinned) and generated files
 	@scripts/lint
 
@@ -60,4 +64,4 @@ fuzz: ## fuzz each parser for a minute
 clean: ## remove what was built
 	rm -rf bin bench/out executor/process/initbin
 
-.PHONY: help setup build up test test-integration lint bench bench-warm bench-cold bench-scale bench-deploy fuzz clean
+.PHONY: help setup build up test test-integration test-cgroup2 lint bench bench-warm bench-cold bench-scale bench-deploy fuzz clean

@@ -172,7 +172,7 @@ func procFiles(*sandbox.Spec) error {
 		if err == nil && info.IsDir() {
 			cover = emptyDir
 		}
-		if err := bind(cover, target, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID); err != nil {
+		if err := bind(cover, target, locked); err != nil { // nodev: nobody opens the null device by this name
 			return err
 		}
 	}

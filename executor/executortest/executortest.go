@@ -5,6 +5,7 @@ package executortest
 import (
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -107,6 +108,9 @@ func Run(t *testing.T, s Setup) {
 			t.Fatalf("the tier lacks %q because %q: no such ability, or no reason", a, why)
 		}
 	}
+	if slower > 1 {
+		t.Logf("this machine is said to be %d times slower: bounds are wider, and ThousandStarts makes %d starts", slower, starts())
+	}
 	k := &kit{Setup: s, dir: t.TempDir(), code: t.TempDir()}
 	buildFixture(t, k.code)
 	k.exec = k.open(t, k.dir)
@@ -133,11 +137,18 @@ func (k *kit) open(t testing.TB, dir string) executor.Executor {
 	return e
 }
 
-// buildFixture builds the fixture into a bundle that any user can read.
+// buildFixture puts the fixture into a bundle that any user can read.
 func buildFixture(t testing.TB, dir string) {
 	t.Helper()
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
+	}
+	if built := os.Getenv(fixtureEnv); built != "" {
+		content, err := os.ReadFile(built)
+		if err = errors.Join(err, os.WriteFile(filepath.Join(dir, "fixture"), content, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		return
 	}
 	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "fixture"), "lambent/executor/executortest/testdata/fixture")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -148,7 +159,10 @@ func buildFixture(t testing.TB, dir string) {
 
 func revision(t testing.TB, change func(*lambent.Settings)) *lambent.Revision {
 	t.Helper()
-	s := lambent.Settings{Runtime: "go", Handler: "fixture", Memory: 128, Concurrency: 1}
+	s := lambent.Settings{
+		Runtime: "go", Handler: "fixture", Memory: 128, Concurrency: 1,
+		Timeouts: lambent.Timeouts{FirstByte: lambent.Duration(patience / 2)},
+	}
 	if change != nil {
 		change(&s)
 	}
@@ -191,7 +205,7 @@ func (k *kit) startCode(t testing.TB, code string, change func(*lambent.Settings
 func (k *kit) tryStart(t testing.TB, e executor.Executor, code string, change func(*lambent.Settings)) (*running, error) {
 	t.Helper()
 	r := &running{logs: newLogs(), revision: k.revision(t, change)}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var err error
 	r.Instance, err = e.Start(ctx, executor.Spec{ID: lambent.NewID(), Revision: r.revision, CodeDir: code, Log: r.logs.add,

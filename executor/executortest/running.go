@@ -19,7 +19,7 @@ type running struct {
 	executor.Instance
 	revision *lambent.Revision
 	logs     *logs
-	total    time.Duration // of a request; default one minute
+	total    time.Duration // of a request; default patience
 }
 
 // RoundTrip hands a request over. The error is Handle's.
@@ -27,7 +27,7 @@ func (r *running) RoundTrip(req *http.Request) (*http.Response, error) {
 	inv := r.invocation(req)
 	total := r.total
 	if total == 0 {
-		total = time.Minute
+		total = patience
 	}
 	resp, err := r.Handle(req.Context(), inv, time.Now().Add(total))
 	if err != nil {
@@ -74,7 +74,7 @@ func request(t testing.TB, method, target, body string) *http.Request {
 	if body != "" {
 		reader = strings.NewReader(body)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // no test hangs
+	ctx, cancel := context.WithTimeout(t.Context(), patience) // no test hangs
 	t.Cleanup(cancel)
 	req, err := http.NewRequestWithContext(ctx, method, "http://fixture.test"+target, reader)
 	if err != nil {

@@ -3,6 +3,7 @@ package process
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -50,15 +51,21 @@ func BenchmarkColdStart(b *testing.B) { executortest.ColdStart(b, setup) }
 // leftovers lists the cgroups, their processes and the folders of the instances of an executor on dir.
 func leftovers(dir string) ([]string, error) {
 	name, _ := identify(dir)
-	groups, err := filepath.Glob("/sys/fs/cgroup/*/lambent/" + name + "/*/")
-	if err != nil {
-		return nil, err
+	found, err := filepath.Glob(filepath.Join(dir, instancesDir, "*"))
+	for _, root := range hierarchies() {
+		groups, failed := filepath.Glob(root + "/lambent/" + name + "/*/")
+		found, err = append(found, groups...), errors.Join(err, failed)
 	}
-	folders, err := filepath.Glob(filepath.Join(dir, instancesDir, "*"))
-	if err != nil {
-		return nil, err
+	return found, err
+}
+
+// hierarchies are the mounted control groups: one in version 2, one for each controller in version 1.
+func hierarchies() []string {
+	const root = "/sys/fs/cgroup"
+	if _, err := os.Stat(root + "/cgroup.controllers"); err == nil {
+		return []string{root}
 	}
-	return append(groups, folders...), nil
+	return []string{root + "/pids", root + "/memory", root + "/cpu"}
 }
 
 func TestOrphansEndThemselves(t *testing.T) {
@@ -67,7 +74,7 @@ func TestOrphansEndThemselves(t *testing.T) {
 	executortest.KillOne(t, dir, code, orphanEnv+"=3s")
 	name, _ := identify(dir)
 	processes := func() int {
-		files, err := filepath.Glob("/sys/fs/cgroup/pids/lambent/" + name + "/*/*/cgroup.procs")
+		files, err := filepath.Glob(hierarchies()[0] + "/lambent/" + name + "/*/*/cgroup.procs")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -106,8 +113,8 @@ func TestOrphansEndThemselves(t *testing.T) {
 // TestNested runs an executor in a daemon that sits in cgroups of its own.
 func TestNested(t *testing.T) {
 	var dirs []string
-	for _, controller := range []string{"memory", "cpu", "pids"} {
-		dir := fmt.Sprintf("/sys/fs/cgroup/%s/lambent-test-%d", controller, os.Getpid())
+	for _, root := range hierarchies() {
+		dir := fmt.Sprintf("%s/lambent-test-%d", root, os.Getpid())
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -115,6 +115,11 @@ func (h hierarchies) open(name string) (*Tree, error) {
 				return nil, err
 			}
 		}
+		for _, file := range []string{"cgroup.kill", "memory.peak"} {
+			if _, err := os.Stat(filepath.Join(t.folders[0], file)); err != nil {
+				return nil, fmt.Errorf("control groups of version 2 need Linux 5.19 or newer: %w", err)
+			}
+		}
 	}
 	// All groups together weigh as much as two busy threads on every processor. The default is the weight
 	// of one thread on the whole machine: next to a few busy programs every group would starve.
@@ -336,8 +341,16 @@ func remove(dir string) error {
 	return nil
 }
 
-// kill sends SIGKILL to all in the group, the supervisor first: as PID 1 it takes the rest with it.
+// kill sends SIGKILL to all in the group. In version 2 the kernel does it at once, in version 1
+// it is the supervisor's turn first: as PID 1 it takes the rest with it.
 func (g *Group) kill() error {
+	if g.tree.version == 2 {
+		err := os.WriteFile(filepath.Join(g.tree.dirs["memory"], g.id, "cgroup.kill"), []byte("1"), 0o644)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil // nothing was there, or has gone meanwhile
+		}
+		return err
+	}
 	for _, leaf := range []string{leafInit, leafFn} {
 		for _, dir := range g.tree.folders {
 			raw, err := os.ReadFile(filepath.Join(dir, g.id, leaf, "cgroup.procs"))
