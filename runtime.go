@@ -22,10 +22,10 @@ type Runtime struct {
 	concurrency int            // default of Settings.Concurrency where requests are taken as they are
 }
 
-// streams tells whether the code of handler takes requests as they are, several at a time, with bodies that stream:
+// Streams tells whether the code of handler takes requests as they are, several at a time, with bodies that stream:
 // a server, a web-standard fetch, an ASGI or WSGI application. Other handlers get one whole request at a time, as an
 // event. It must be plain from the settings, before any code is loaded, so the name decides.
-func (r Runtime) streams(handler string) bool {
+func (r Runtime) Streams(handler string) bool {
 	return r.Server || r.apps != nil && r.apps.MatchString(handler)
 }
 

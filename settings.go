@@ -88,7 +88,7 @@ func (s Settings) Complete() (Settings, error) {
 	if s.Runtime == "http" {
 		s.Protocol = cmp.Or(s.Protocol, ProtocolHTTP1)
 	}
-	if rt.streams(s.Handler) {
+	if rt.Streams(s.Handler) {
 		s.Concurrency = cmp.Or(s.Concurrency, rt.concurrency)
 		s.MaxBody = cmp.Or(s.MaxBody, -1)
 		s.Timeouts.Total = cmp.Or(s.Timeouts.Total, maxTimeout)
@@ -190,7 +190,7 @@ func (s Settings) checkCode(rt Runtime) error {
 			return invalid(fmt.Sprintf("command[%d]", i), "it holds a NUL byte")
 		}
 	}
-	if s.Concurrency != 1 && !rt.parallel && !rt.streams(s.Handler) {
+	if s.Concurrency != 1 && !rt.parallel && !rt.Streams(s.Handler) {
 		return invalid("concurrency", "a %s handler of events serves one request at a time, not %d", s.Runtime, s.Concurrency).
 			WithHint("one that takes requests as they are may serve several; its name %s", rt.appForm)
 	}

@@ -231,7 +231,7 @@ func environment(spec executor.Spec, p program, gate *egress.Gate) []string {
 	}
 	maps.Copy(env, map[string]string{
 		"LAMBENT_NAMESPACE": r.Namespace, "LAMBENT_FUNCTION": r.Function, "LAMBENT_REVISION": r.ID,
-		"LAMBENT_INSTANCE": spec.ID, "LAMBENT_MEMORY": strconv.Itoa(s.Memory),
+		"LAMBENT_INSTANCE": spec.ID, "LAMBENT_MEMORY": strconv.Itoa(s.Memory), "LAMBENT_CONCURRENCY": strconv.Itoa(s.Concurrency),
 		"LAMBENT_HANDLER": s.Handler, "LAMBENT_RUNTIME": s.Runtime,
 	})
 	if r.Settings.Runtime != "" { // otherwise it is a job, which has no socket

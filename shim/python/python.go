@@ -16,14 +16,14 @@ import (
 // Dir is where the shim's folder must be mounted in the sandbox; the working directory must be the code's.
 const Dir = "/var/runtime"
 
-//go:embed lambent_shim/*.py
+//go:embed lambent_shim/*.py lib/*.py
 var source embed.FS
 
 // compile writes unchecked-hash pycs (PEP 552), so that their source's mtime does not matter. The file
 // names that they carry are those inside the sandbox.
 const compile = `
 import glob, py_compile, sys
-for name in glob.glob("lambent_shim/*.py"):
+for name in glob.glob("*/*.py"):
     py_compile.compile(name, dfile=sys.argv[1] + "/" + name, doraise=True,
                        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
 `
@@ -31,16 +31,16 @@ for name in glob.glob("lambent_shim/*.py"):
 // Install writes the shim into dir, compiled for interpreter (a path, Python 3.9 or later) and readable for
 // every user. Shims for several interpreters may share a dir.
 func Install(dir, interpreter string) error {
-	files, err := fs.Glob(source, "lambent_shim/*.py")
+	files, err := fs.Glob(source, "*/*.py")
 	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Join(dir, "lambent_shim"), 0o755); err != nil {
 		return err
 	}
 	for _, name := range files {
 		text, err := source.ReadFile(name)
 		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
 			return err
 		}
 		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {

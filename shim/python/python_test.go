@@ -54,8 +54,8 @@ func TestInstall(t *testing.T) {
 	if err := Install(dir, interpreter); err != nil {
 		t.Fatalf("a second time: %v", err)
 	}
-	sources, _ := filepath.Glob(filepath.Join(dir, "lambent_shim", "*.py"))
-	compiled, _ := filepath.Glob(filepath.Join(dir, "lambent_shim", "__pycache__", "*.pyc"))
+	sources, _ := filepath.Glob(filepath.Join(dir, "*", "*.py"))
+	compiled, _ := filepath.Glob(filepath.Join(dir, "*", "__pycache__", "*.pyc"))
 	if len(sources) == 0 || len(compiled) != len(sources) {
 		t.Fatalf("%d sources, %d compiled", len(sources), len(compiled))
 	}
@@ -141,7 +141,7 @@ func untilReady(b *testing.B, argv []string, task string) time.Duration {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir = task
 	cmd.ExtraFiles = []*os.File{file}
-	cmd.Env = []string{"LAMBENT_HANDLER=main.handler"}
+	cmd.Env = []string{"LAMBENT_HANDLER=main.handler", "LAMBENT_CONCURRENCY=1"}
 	start := time.Now()
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)

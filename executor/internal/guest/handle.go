@@ -38,7 +38,7 @@ func (c *Client) Handle(ctx context.Context, inv *lambent.Invocation, deadline t
 		Header: inv.Header, Extra: extra, Skip: isOurs,
 		ContentLength: inv.ContentLength, Body: inv.Body, Trailer: inv.Trailer,
 	}
-	if c.server {
+	if c.raw {
 		x.req.Upgrade = inv.Upgrade
 	}
 	c.o.Begin(inv)

@@ -7,25 +7,61 @@ The answer's default content type is application/json, as with Lambda function U
 from binascii import a2b_base64, b2a_base64
 from time import gmtime, time
 
-from .wire import is_token
+from .wire import HOP_BY_HOP, BadResponse, Refused, is_token, is_value
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _TEXT = ("/json", "+json", "/xml", "+xml", "/javascript", "/x-www-form-urlencoded", "/x-ndjson", "/graphql", "/yaml")
 _JSON = [("Content-Type", "application/json")]
 
-# RFC 9110, section 7.6.1, and what the shim says itself.
-_NOT_THE_HANDLERS = {
-    "connection", "content-length", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
-    "te", "trailer", "transfer-encoding", "upgrade",
-}  # fmt: skip
-
-
 class BadPayload(Exception):
     """The body is not the JSON that a handler takes."""
 
 
-class BadResponse(Exception):
-    """The handler's return value is not a valid answer."""
+class Context:
+    """What AWS Lambda's context object has."""
+
+    identity = None
+    client_context = None
+
+    def __init__(self, env, invocation, deadline):
+        namespace, name = env["LAMBENT_NAMESPACE"], env["LAMBENT_FUNCTION"]
+        self.aws_request_id = invocation
+        self.function_name = name
+        self.function_version = env["LAMBENT_REVISION"]
+        self.invoked_function_arn = "arn:lambent:lambda:local:%s:function:%s" % (namespace, name)
+        self.memory_limit_in_mb = env["LAMBENT_MEMORY"]  # a string, as there
+        self.log_group_name = "/lambent/%s/%s" % (namespace, name)
+        self.log_stream_name = env["LAMBENT_INSTANCE"]
+        self._deadline = deadline
+
+    def get_remaining_time_in_millis(self):
+        """Milliseconds until the invocation is cut off."""
+        return max(0, int(self._deadline - time() * 1000))
+
+
+def of_host(request):
+    """Gives the invocation, trigger and deadline that the host says with a request."""
+    headers = request.headers
+    try:
+        invocation, trigger = headers["lambent-invocation"], headers["lambent-trigger"]
+        deadline = int(headers["lambent-deadline"])
+    except (KeyError, ValueError) as error:
+        raise Refused(400, "invalid_request", "a header of the host is missing or wrong: %s" % error) from None
+    if trigger != "http" and trigger != "invoke":
+        raise Refused(400, "invalid_request", "the trigger %r is unknown" % trigger)
+    return invocation, trigger, deadline
+
+
+def take(request, env):
+    """Gives the event and the context of a request, and what encodes the handler's return value."""
+    invocation, trigger, deadline = of_host(request)
+    context = Context(env, invocation, deadline)
+    if trigger == "invoke":
+        given, encode = of_payload(request.body), to_payload
+    else:
+        given, encode = of_http(request, env["LAMBENT_NAMESPACE"], env["LAMBENT_FUNCTION"], invocation), to_http
+    request.body = None  # the event has it; a handler that waits long should not hold it twice
+    return given, context, encode
 
 
 def of_payload(body):
@@ -58,7 +94,7 @@ def of_http(request, namespace, function, invocation):
     headers = {k: v for k, v in request.headers.items() if not k.startswith("lambent-")}
     cookies = [c for c in map(str.strip, headers.pop("cookie", "").split(";")) if c]
     raw_path, _, query = request.target.partition("?")
-    path = _unquote(raw_path)
+    path = unquote(raw_path).decode("utf-8", "replace")
     host = headers.get("host", "")
     if not host.endswith("]"):
         host = host.rpartition(":")[0] or host
@@ -100,7 +136,8 @@ def of_http(request, namespace, function, invocation):
     }
 
 
-def _unquote(text):
+def unquote(text):
+    """Gives the bytes that percent-encoded text stands for; what is no octet stays as it is."""
     first, *rest = text.encode("latin-1").split(b"%")
     out = [first]
     for part in rest:
@@ -109,7 +146,7 @@ def _unquote(text):
         except ValueError:
             octet = b""
         out.append(octet + part[2:] if len(octet) == 1 else b"%" + part)
-    return b"".join(out).decode("utf-8", "replace")
+    return b"".join(out)
 
 
 def _query(query):
@@ -118,7 +155,7 @@ def _query(query):
         if not pair:
             continue
         name, _, value = pair.replace("+", " ").partition("=")
-        name, value = _unquote(name), _unquote(value)
+        name, value = unquote(name).decode("utf-8", "replace"), unquote(value).decode("utf-8", "replace")
         found[name] = found[name] + "," + value if name in found else value
     return found
 
@@ -163,7 +200,7 @@ def _fields(result):
         elif isinstance(value, (int, float)):
             value = str(value)
         lower = name.lower()
-        if lower not in _NOT_THE_HANDLERS and not lower.startswith("lambent-"):
+        if lower != "content-length" and lower not in HOP_BY_HOP and not lower.startswith("lambent-"):
             fields.append((name, _value("headers[%r]" % name, value)))
             typed = typed or lower == "content-type"
     cookies = result.get("cookies")
@@ -178,7 +215,7 @@ def _fields(result):
 def _value(where, value):
     if not isinstance(value, str):
         raise BadResponse("%s is a %s, not a string" % (where, _kind(value)))
-    if any(c < " " and c != "\t" or c == "\x7f" or c > "\xff" for c in value):
+    if not is_value(value):
         raise BadResponse("%s holds a line break or another character that no header may hold" % where)
     return value.strip(" \t")
 

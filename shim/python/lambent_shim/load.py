@@ -8,9 +8,13 @@ class HandlerNotFound(Exception):
     """The message says what is missing, and what is there instead."""
 
 
+class HandlerUnfit(HandlerNotFound):
+    """What is there is nothing that can be served; the message says what could be."""
+
+
 def load(handler):
-    """Imports module.function from the working directory and gives the function."""
-    module_name, _, name = handler.rpartition(".")
+    """Imports the module of module.function, or module:app, from the working directory and gives the rest."""
+    module_name, _, name = handler.rpartition(":" if ":" in handler else ".")
     try:
         __import__(module_name)
     except ModuleNotFoundError as error:
@@ -24,8 +28,9 @@ def load(handler):
     try:
         function = getattr(module, name)
     except AttributeError:
-        raise HandlerNotFound("%s has no function %r; it defines: %s" % (where, name, _names(module))) from None
-    if not callable(function):
+        what, names = ("attribute", _values(module)) if ":" in handler else ("function", _names(module))
+        raise HandlerNotFound("%s has no %s %r; it defines: %s" % (where, what, name, names)) from None
+    if ":" not in handler and not callable(function):
         raise HandlerNotFound("%r in %s is a %s, not a function" % (name, where, type(function).__name__))
     return function
 
@@ -47,3 +52,8 @@ def _names(module):
     own = ((k, v) for k, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__)
     names = [k for k, v in own if callable(v) and not k.startswith("_")]
     return ", ".join(names[:20]) or "nothing callable"
+
+
+def _values(module):
+    names = [k for k, v in vars(module).items() if not k.startswith("_") and type(v) is not type(sys)]
+    return ", ".join(names[:20]) or "nothing"

@@ -42,6 +42,37 @@ def _render(error):
     return [line[:_MAX_LINE] for line in text.getvalue().splitlines()[-_MAX_LINES:]]
 
 
+def refusal(status, code, kind, message):
+    """Gives the answer to a request that did not reach the function."""
+    return status, *_error(code, kind, message, [])
+
+
+def failure(code, kind, message, trace):
+    """Logs a failure of the function's and gives its answer."""
+    log("\n".join(trace or ["%s: %s" % (kind, message)]))
+    return 500, *_error(code, kind, message, trace)
+
+
+def raised(code, error, exited):
+    """The same of an exception; exited says, around its argument, that somebody called sys.exit."""
+    kind, message, trace = describe(error)
+    if isinstance(error, SystemExit):
+        message = exited % message
+    return failure(code, kind, message, trace)
+
+
+def log(text):
+    """Writes to the function's log."""
+    try:
+        sys.stderr.write(text + "\n")
+    except Exception:
+        pass  # the function closed or replaced stderr; the answer tells
+
+
+def _error(code, kind, message, trace):
+    return [("Content-Type", "application/json"), ("Lambent-Error", code)], encode(kind, message, trace)
+
+
 def encode(kind, message, trace):
     """Gives the JSON of a failure."""
     lines = ",".join(map(_quote, trace))

@@ -6,60 +6,27 @@ import posix
 import select
 import sys
 from _socket import socket
-from time import time
 
 from . import START, event, report
 from .load import HandlerNotFound, load
-from .wire import Closed, Connection, Refused
+from .wire import BadResponse, Closed, Connection, Refused
 
 LISTENER = 3
-
-
-class Context:
-    """What AWS Lambda's context object has."""
-
-    identity = None
-    client_context = None
-
-    def __init__(self, env, invocation, deadline):
-        namespace, name = env["LAMBENT_NAMESPACE"], env["LAMBENT_FUNCTION"]
-        self.aws_request_id = invocation
-        self.function_name = name
-        self.function_version = env["LAMBENT_REVISION"]
-        self.invoked_function_arn = "arn:lambent:lambda:local:%s:function:%s" % (namespace, name)
-        self.memory_limit_in_mb = env["LAMBENT_MEMORY"]  # a string, as there
-        self.log_group_name = "/lambent/%s/%s" % (namespace, name)
-        self.log_stream_name = env["LAMBENT_INSTANCE"]
-        self._deadline = deadline
-
-    def get_remaining_time_in_millis(self):
-        """Milliseconds until the invocation is cut off."""
-        return max(0, int(self._deadline - time() * 1000))
+READY = 204, [("Lambent-Start", str(START))], b""
 
 
 class Server:
-    """One handler on one listening socket."""
+    """One handler of events on one listening socket, a request at a time. With a failure to load, that is the
+    answer to everything."""
 
-    def __init__(self, listener, env):
+    def __init__(self, listener, env, handler, failure=None):
         self._listener = listener
         self._env = env
-        self._handler = None
-        self._failure = None  # the answer to everything when the handler did not load
+        self._handler = handler
+        self._failure = failure
         self._stopping = False
         self._loop = None  # asyncio's, from the first coroutine on
         self._pid = posix.getpid()
-
-    def load(self):
-        """Loads the handler, or keeps why it could not be."""
-        try:
-            self._handler = load(self._env["LAMBENT_HANDLER"])
-        except HandlerNotFound as error:
-            self._failure = self._fail("start_failed", "HandlerNotFound", str(error), [])
-        except BaseException as error:
-            kind, message, trace = report.describe(error)
-            if isinstance(error, SystemExit):
-                message = "the module called sys.exit(%s) while it was loaded" % message
-            self._failure = self._fail("start_failed", kind, message, trace)
 
     def run(self):
         """Serves until SIGTERM. A request in hand is finished first."""
@@ -71,23 +38,22 @@ class Server:
         _signal.set_wakeup_fd(poke, warn_on_full_buffer=False)
         if _signal.getsignal(_signal.SIGTERM) == _signal.SIG_DFL:
             _signal.signal(_signal.SIGTERM, self._stop)
-        poller = select.poll()
-        poller.register(LISTENER, select.POLLIN)
-        poller.register(wake, select.POLLIN)
-        connections = {}
+        self._poller = select.poll()
+        self._poller.register(LISTENER, select.POLLIN)
+        self._poller.register(wake, select.POLLIN)
+        self._connections = {}
         while not self._stopping:
-            for fd, _ in poller.poll():
+            for fd, _ in self._poller.poll():
                 if self._stopping:
                     break
                 if fd == wake:
                     posix.read(wake, 512)
                 elif fd == LISTENER:
                     if connection := self._accept():
-                        connections[connection.sock.fileno()] = connection
-                        poller.register(connection.sock, select.POLLIN)
-                elif not self._serve(connections[fd]):
-                    poller.unregister(fd)
-                    connections.pop(fd).sock.close()
+                        self._meet(connection)
+                elif not self._serve(self._connections[fd]):
+                    self._poller.unregister(fd)
+                    self._connections.pop(fd).sock.close()
 
     def _stop(self, _signal_number, _frame):
         self._stopping = True
@@ -101,74 +67,59 @@ class Server:
         sock.setblocking(True)  # the function may have set a default timeout
         return Connection(sock)
 
+    def _meet(self, connection):
+        self._connections[connection.sock.fileno()] = connection
+        self._poller.register(connection.sock, select.POLLIN)
+
     def _serve(self, connection):
         """Answers what is there to answer; gives False when the connection is done with."""
-        method = "GET"
         try:
-            while True:
-                request = connection.read()
-                method = request.method
-                status, headers, body = self._answer(request)
-                flush()
-                connection.write(method, status, headers, body, self._stopping)
-                if self._failure:
-                    posix._exit(1)  # threads that the module started must not hold it
-                if self._stopping:
-                    return False
+            while self._exchange(connection):
                 if not connection.pending():
                     return True
         except Refused as refused:
-            answer = _refusal(refused.status, refused.code, "HTTP", refused.message)
+            answer = report.refusal(refused.status, refused.code, "HTTP", refused.message)
             try:
-                connection.write(method, *answer, True)
+                connection.write(*answer, True)
             except OSError:
                 pass  # the peer does not wait for the answer
         except (Closed, OSError):
             pass
         return False
 
+    def _exchange(self, connection):
+        """Takes a request and answers it; gives False when the connection ends with it."""
+        request = connection.read()
+        status, headers, body = self._answer(request)
+        flush()
+        connection.write(status, headers, body, self._stopping)
+        if self._failure:
+            posix._exit(1)  # threads that the module started must not hold it
+        return not self._stopping
+
     def _answer(self, request):
         if self._failure:
             return self._failure
-        if request.method == "OPTIONS" and request.target == "*":
-            return 204, [("Lambent-Start", START)], b""
+        if is_ready(request):
+            return READY
         try:
-            invocation = request.headers["lambent-invocation"]
-            trigger = request.headers["lambent-trigger"]
-            context = Context(self._env, invocation, int(request.headers["lambent-deadline"]))
-        except (KeyError, ValueError) as error:
-            raise Refused(400, "invalid_request", "a header of the host is missing or wrong: %s" % error) from None
-        if trigger == "http":
-            given = event.of_http(request, self._env["LAMBENT_NAMESPACE"], self._env["LAMBENT_FUNCTION"], invocation)
-            encode = event.to_http
-        elif trigger == "invoke":
-            try:
-                given = event.of_payload(request.body)
-            except event.BadPayload as error:
-                return _refusal(400, "invalid_json", "BadPayload", str(error))
-            encode = event.to_payload
-        else:
-            raise Refused(400, "invalid_request", "the trigger %r is unknown" % trigger)
-        request.body = None  # the event has it; a handler that waits long should not hold it twice
-        return self._call(given, context, encode)
-
-    def _call(self, given, context, encode):
+            given, context, encode = event.take(request, self._env)
+        except event.BadPayload as error:
+            return report.refusal(400, "invalid_json", "BadPayload", str(error))
         try:
             try:
                 result = self._handler(given, context)
                 if hasattr(type(result), "__await__"):
                     result = self._await(result)
             finally:
-                if posix.getpid() != self._pid:
-                    posix._exit(1)  # a forked child that comes back here would answer a second time
+                self._check_child()
             return encode(result)
-        except event.BadResponse as error:
-            return self._fail("bad_response", "BadResponse", str(error), [])
         except BaseException as error:
-            kind, message, trace = report.describe(error)
-            if isinstance(error, SystemExit):
-                message = "the handler called sys.exit(%s)" % message
-            return self._fail("handler_error", kind, message, trace)
+            return failed(error)
+
+    def _check_child(self):
+        if posix.getpid() != self._pid:
+            posix._exit(1)  # a forked child that comes back here would answer a second time
 
     def _await(self, result):
         import asyncio
@@ -178,21 +129,17 @@ class Server:
             asyncio.set_event_loop(self._loop)
         return self._loop.run_until_complete(result)
 
-    def _fail(self, code, kind, message, trace):
-        """Logs a failure of the function's and gives its answer."""
-        try:
-            sys.stderr.write("\n".join(trace or ["%s: %s" % (kind, message)]) + "\n")
-        except Exception:
-            pass  # the function closed or replaced stderr; the answer tells
-        return 500, *_error(code, report.encode(kind, message, trace))
+
+def is_ready(request):
+    """Tells whether the host asks if we are ready, which we are when we answer."""
+    return request.method == "OPTIONS" and request.target == "*"
 
 
-def _refusal(status, code, kind, message):
-    return status, *_error(code, report.encode(kind, message, []))
-
-
-def _error(code, body):
-    return [("Content-Type", "application/json"), ("Lambent-Error", code)], body
+def failed(error):
+    """Logs what the function raised, or answered wrongly, and gives the answer to that."""
+    if isinstance(error, BadResponse):
+        return report.failure("bad_response", "BadResponse", str(error), [])
+    return report.raised("handler_error", error, "the handler called sys.exit(%s)")
 
 
 def flush():
@@ -221,15 +168,38 @@ def output(stream, fd):
     return _io.TextIOWrapper(pipe, stream.encoding, stream.errors, line_buffering=True)
 
 
+def start(listener, env):
+    """Loads the handler and gives what serves it."""
+    name = env["LAMBENT_HANDLER"]
+    handler = load(name)
+    if ":" in name:
+        from .apps import serve
+
+        return serve(listener, env, name, handler)
+    if env["LAMBENT_CONCURRENCY"] == "1":
+        return Server(listener, env, handler)
+    from .many import serve
+
+    return serve(listener, env, name, handler)
+
+
 def main():
     """Runs the shim: the only entry."""
     sys.stdout = sys.__stdout__ = output(sys.stdout, 1)
     sys.stderr = sys.__stderr__ = output(sys.stderr, 2)
     task = posix.getcwd()
     runtime = __file__[: -len("/lambent_shim/server.py")]
-    sys.path[:] = [task] + [p for p in sys.path if p not in ("", runtime)]
+    # The bundle comes first: a module of its own that is named lambent wins over ours.
+    sys.path[:] = [task] + [p for p in sys.path if p not in ("", runtime)] + [runtime + "/lib"]
     posix.set_inheritable(LISTENER, False)
     env = {k.decode("ascii"): v.decode("utf-8") for k, v in posix.environ.items() if k.startswith(b"LAMBENT_")}
-    server = Server(socket(fileno=LISTENER), env)
-    server.load()
+    listener = socket(fileno=LISTENER)
+    try:
+        server = start(listener, env)
+    except HandlerNotFound as error:
+        told = report.failure("start_failed", type(error).__name__, str(error), [])
+        server = Server(listener, env, None, told)
+    except BaseException as error:
+        told = report.raised("start_failed", error, "the module called sys.exit(%s) while it was loaded")
+        server = Server(listener, env, None, told)
     server.run()

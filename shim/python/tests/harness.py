@@ -17,7 +17,7 @@ LIMIT = 20  # seconds that anything may take
 class Shim:
     """A started shim over a bundle of the given files."""
 
-    def __init__(self, files, handler="main.handler", env=None):
+    def __init__(self, files, handler="main.handler", env=None, concurrency=1):
         self.task = tempfile.mkdtemp()
         for name, text in files.items():
             path = os.path.join(self.task, name)
@@ -28,7 +28,7 @@ class Shim:
         self.address = os.path.join(self.sockets, "s")
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(self.address)
-        listener.listen(16)
+        listener.listen(128)
         self.process = subprocess.Popen(
             COMMAND,
             cwd=self.task,
@@ -45,6 +45,7 @@ class Shim:
                 "LAMBENT_REVISION": "r1",
                 "LAMBENT_INSTANCE": "i1",
                 "LAMBENT_MEMORY": "256",
+                "LAMBENT_CONCURRENCY": str(concurrency),
                 **(env or {}),
             },
         )
@@ -132,12 +133,13 @@ class ShimTest(unittest.TestCase):
         self.addCleanup(shim.close)
         return shim
 
-    def check_error(self, answer, code, *parts):
-        """Checks that the answer is that error and that its message or type holds the parts."""
+    def check_error(self, answer, code, *parts, ours=False):
+        """Checks that the answer is that error and that its message or type holds the parts. Frames of ours are in
+        its trace where the function called us."""
         self.assertEqual(answer.error, code, answer.body)
         told = answer.json()
         self.assertEqual(sorted(told), ["message", "trace", "type"])
         for part in parts:
             self.assertIn(part, told["type"] + ": " + told["message"])
-        self.assertNotIn("lambent_shim", "\n".join(told["trace"]))
+        self.assertEqual("lambent_shim" in "\n".join(told["trace"]), ours)
         return told
