@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +29,7 @@ func serveDials(listener int) {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
 			continue
 		case err != nil:
-			os.Exit(1) // without hosts there is nobody to live for
+			leave(1) // without hosts there is nobody to live for
 		}
 		turns <- struct{}{}
 		go func() {

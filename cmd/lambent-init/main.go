@@ -1,6 +1,7 @@
 // Command lambent-init is the launcher, PID 1 and supervisor of one sandbox. The host starts it in new
 // namespaces with the descriptors and the Spec of package sandbox. It makes the sandbox, runs the function's
-// program in it with no privilege, reaps what dies, and reports on the control socket.
+// program in it with no privilege, reaps what dies, and reports on the control socket. Without a sandbox, at
+// the level sandbox.None, it is not PID 1 but adopts orphans like one.
 //
 // It outlives the host that started it, so that the next can take it over by connecting. When none is
 // connected for Spec.Orphan, it ends, and as it is PID 1, the kernel ends all that runs inside with it.
@@ -19,7 +20,7 @@ import (
 func main() {
 	if err := run(); err != nil {
 		os.Stderr.WriteString("lambent-init: " + err.Error() + "\n")
-		os.Exit(1)
+		leave(1)
 	}
 }
 
@@ -60,8 +61,8 @@ func readSpec() (*sandbox.Spec, error) {
 	if err := json.Unmarshal(raw, spec); err != nil {
 		return nil, err
 	}
-	if len(spec.Argv) == 0 || spec.ID <= 0 || len(spec.Filter) == 0 {
-		return nil, errors.New("the spec lacks a program, a user or a filter")
+	if _, known := levels[spec.Level]; !known || len(spec.Argv) == 0 || len(spec.Filter) == 0 || spec.Level != sandbox.None && spec.ID <= 0 {
+		return nil, errors.New("the spec lacks a level, a program, a user or a filter")
 	}
 	return spec, nil
 }
@@ -76,31 +77,49 @@ func launch(spec *sandbox.Spec, s *supervisor) (pid int, at int64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	if err := buildRoot(spec); err != nil {
+	proc, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) // the new one will be read-only
+	if err != nil {
+		return 0, 0, step("open /proc", err)
+	}
+	defer unix.Close(proc)
+	dir := spec.Code
+	if spec.Level == sandbox.None {
+		err = step("adopt orphans", unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+	} else {
+		dir, err = inside(spec, s)
+	}
+	if err != nil {
 		return 0, 0, err
-	}
-	if err := loopbackUp(); err != nil {
-		return 0, 0, step("bring up the loopback interface", err)
-	}
-	if len(spec.Listen) > 0 {
-		sockets, err := listen(spec.Listen)
-		if err != nil {
-			return 0, 0, err
-		}
-		s.listening(sockets)
 	}
 	if err := setLimits(); err != nil {
 		return 0, 0, err
 	}
 	unix.Umask(0o022)
-	dir := sandbox.CodeDir
-	if spec.Work > 0 {
-		dir = sandbox.WorkDir
-	}
 	if err := unix.Chdir(dir); err != nil {
 		return 0, 0, step("enter "+dir, err)
 	}
-	return spawn(spec, join)
+	return spawn(spec, join, proc)
+}
+
+// inside makes the root and the network, and tells where the program begins.
+func inside(spec *sandbox.Spec, s *supervisor) (dir string, err error) {
+	if err := buildRoot(spec); err != nil {
+		return "", err
+	}
+	if err := loopbackUp(); err != nil {
+		return "", step("bring up the loopback interface", err)
+	}
+	if len(spec.Listen) > 0 {
+		sockets, err := listen(spec.Listen)
+		if err != nil {
+			return "", err
+		}
+		s.listening(sockets)
+	}
+	if spec.Work > 0 {
+		return sandbox.WorkDir, nil
+	}
+	return sandbox.CodeDir, nil
 }
 
 func openAll(files []string) ([]int, error) {

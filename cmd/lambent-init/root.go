@@ -20,8 +20,8 @@ const (
 // masked are the files of /proc that tell of the whole machine and not of the sandbox.
 var masked = []string{"kcore", "keys", "sysrq-trigger", "timer_list", "latency_stats", "sched_debug", "scsi", "acpi", "asound", "interrupts"}
 
-// devices are the minor numbers of the memory devices (major 1) that a program may expect.
-var devices = map[string]int{"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
+// devices are the memory devices that a program may expect.
+var devices = []string{"null", "zero", "full", "random", "urandom"}
 
 // buildRoot puts a root file system together in a small tmpfs over spec.Root and makes it ours. All of it
 // is read-only in the end but /tmp, /dev/shm and a job's /work, whose pages count as the function's memory.
@@ -29,8 +29,7 @@ func buildRoot(spec *sandbox.Spec) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return step("keep mounts to ourselves", err)
 	}
-	// Without nodev: device nodes are made in it, and nothing inside may make others.
-	if err := unix.Mount("lambent", spec.Root, "tmpfs", unix.MS_NOSUID, "size=1m,nr_inodes=512,mode=755"); err != nil {
+	if err := unix.Mount("lambent", spec.Root, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=1m,nr_inodes=512,mode=755"); err != nil {
 		return step("mount tmpfs on "+spec.Root, err)
 	}
 	if err := unix.Chdir(spec.Root); err != nil {
@@ -137,12 +136,14 @@ func scratch(dir string, bytes int64, files int) error {
 	return step("mount /"+dir, unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options))
 }
 
+// devFiles shows the host's devices: a user namespace may make none. To write to one is no write to its mount.
 func devFiles(*sandbox.Spec) error {
-	old := unix.Umask(0)
-	defer unix.Umask(old)
-	for name, minor := range devices {
-		if err := unix.Mknod("dev/"+name, unix.S_IFCHR|0o666, int(unix.Mkdev(1, uint32(minor)))); err != nil {
+	for _, name := range devices {
+		if err := os.WriteFile("dev/"+name, nil, 0o644); err != nil {
 			return step("make /dev/"+name, err)
+		}
+		if err := bind("/dev/"+name, "dev/"+name, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC); err != nil {
+			return err
 		}
 	}
 	for name, link := range map[string]string{
@@ -156,10 +157,11 @@ func devFiles(*sandbox.Spec) error {
 }
 
 // procFiles mounts a /proc of our pid namespace, read-only as a whole, in which a user sees just its own
-// processes.
+// processes. In a user namespace the function's user is lambent-init's too, and what hides that from it is that
+// lambent-init cannot be traced, see launch.
 func procFiles(*sandbox.Spec) error {
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_RDONLY
-	if err := unix.Mount("proc", "proc", "proc", flags, "hidepid=2"); err != nil {
+	if err := unix.Mount("proc", "proc", "proc", flags, "hidepid=ptraceable"); err != nil {
 		return step("mount /proc", err)
 	}
 	for _, name := range masked {

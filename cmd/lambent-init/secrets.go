@@ -24,15 +24,23 @@ func secretFiles(spec *sandbox.Spec) error {
 		return step("mount "+sandbox.SecretsDir, err)
 	}
 	for name, value := range spec.Secrets.Files {
-		if err := writeSecret(dir+"/"+name, value, spec.ID); err != nil {
+		if err := writeSecret(dir+"/"+name, value, owner(spec)); err != nil {
 			return step("write "+sandbox.SecretsDir+"/"+name, err)
 		}
 		clear(value)
 	}
-	if err := os.Chown(dir, spec.ID, spec.ID); err != nil {
+	if err := os.Chown(dir, owner(spec), owner(spec)); err != nil {
 		return step("give "+sandbox.SecretsDir+" away", err)
 	}
 	return step("make "+sandbox.SecretsDir+" read-only", setAttributes(unix.AT_FDCWD, dir, 0, unix.MOUNT_ATTR_RDONLY))
+}
+
+// owner is the function's user as we see it: in our user namespace there is one only.
+func owner(spec *sandbox.Spec) int {
+	if spec.Level == sandbox.Userns {
+		return 0
+	}
+	return spec.ID
 }
 
 func writeSecret(path string, value []byte, owner int) error {

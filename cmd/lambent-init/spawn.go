@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"runtime"
@@ -42,6 +43,8 @@ const (
 	childJoin
 	childSession
 	childNamespace
+	childUserns
+	childProcesses
 	childBounding
 	childUser
 	childCapabilities
@@ -54,7 +57,8 @@ const (
 
 var childSteps = [...]string{
 	childExec: sandbox.StepExec, childJoin: "join the cgroups", childSession: "make a session",
-	childNamespace: "make a cgroup namespace", childBounding: "empty the capability bounding set",
+	childNamespace: "make a cgroup namespace", childUserns: "make a user namespace for the program",
+	childProcesses: "limit processes", childBounding: "empty the capability bounding set",
 	childUser: "change the user", childCapabilities: "drop the capabilities",
 	childNoNewPrivs: "set no_new_privs", childClose: "close descriptors", childSignals: "reset signals",
 	childFilter: "load the seccomp filter",
@@ -62,8 +66,13 @@ var childSteps = [...]string{
 
 // plan is all that the child needs, made ready before the fork because it cannot allocate.
 type plan struct {
+	level   level
 	join    []int
 	id      uintptr
+	proc    uintptr  // the host's /proc, with userns
+	maps    [2]*byte // names of the files below proc that map users and groups
+	mapping []byte   // what they shall hold
+	pids    unix.Rlimit
 	program unix.SockFprog
 	argv    []*byte
 	env     []*byte
@@ -84,8 +93,12 @@ type plan struct {
 // It is a plain fork and not syscall.ForkExec, for two reasons. LISTEN_PID must hold the child's own pid.
 // And credentials belong to threads: the child has one only, whereas here they would have to be given up
 // for a thread of a process that keeps its own.
-func spawn(spec *sandbox.Spec, join []int) (pid int, at int64, err error) {
-	p, r, err := newPlan(spec, join)
+//
+// In a user namespace of our own it makes one more for the program, for three reasons. Ours stays out of the
+// program's reach, whatever it might do to get its capabilities back. The kernel lets nobody trace out of his
+// namespace into one above. And it counts processes by user namespace, so that a limit is the program's alone.
+func spawn(spec *sandbox.Spec, join []int, proc int) (pid int, at int64, err error) {
+	p, r, err := newPlan(spec, join, proc)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -117,7 +130,18 @@ func spawn(spec *sandbox.Spec, join []int) (pid int, at int64, err error) {
 	return int(id), at, err
 }
 
-func newPlan(spec *sandbox.Spec, join []int) (*plan, *os.File, error) {
+// level is a Spec.Level as a child can compare it.
+type level int
+
+const (
+	full level = iota
+	userns
+	none
+)
+
+var levels = map[string]level{sandbox.Full: full, sandbox.Userns: userns, sandbox.None: none}
+
+func newPlan(spec *sandbox.Spec, join []int, proc int) (*plan, *os.File, error) {
 	if len(spec.Filter)%8 != 0 {
 		return nil, nil, step("read the seccomp filter", errors.New("it is no whole number of instructions"))
 	}
@@ -145,7 +169,10 @@ func newPlan(spec *sandbox.Spec, join []int) (*plan, *os.File, error) {
 	if err != nil {
 		return nil, nil, errors.Join(step("make a pipe", err), r.Close())
 	}
+	uidMap, gidMap := []byte("self/uid_map\x00"), []byte("self/gid_map\x00")
 	return &plan{
+		level: levels[spec.Level], proc: uintptr(proc), maps: [2]*byte{&uidMap[0], &gidMap[0]},
+		mapping: fmt.Appendf(nil, "%d 0 1", spec.ID), pids: unix.Rlimit{Cur: uint64(spec.Pids), Max: uint64(spec.Pids)},
 		join: join, id: uintptr(spec.ID), argv: argv, env: env, secrets: secrets, pidText: listen[len(name):], pipe: uintptr(fd),
 		program: unix.SockFprog{Len: uint16(len(spec.Filter) / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&spec.Filter[0]))},
 		capHead: unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3},
@@ -182,19 +209,9 @@ func (p *plan) run() {
 		p.must(childJoin, unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&p.zero[0])), 1)
 	}
 	p.must(childSession, unix.SYS_SETSID, 0, 0, 0)
-	p.must(childNamespace, unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP, 0, 0)
-	for c := uintptr(0); c < 64; c++ {
-		_, _, errno := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0, 0, 0, 0)
-		if errno == unix.EINVAL {
-			break // past the kernel's last capability
-		}
-		if errno != 0 {
-			p.die(childBounding, errno)
-		}
+	if p.level != none {
+		p.confine()
 	}
-	p.must(childUser, unix.SYS_SETGROUPS, 0, 0, 0)
-	p.must(childUser, unix.SYS_SETRESGID, p.id, p.id, p.id)
-	p.must(childUser, unix.SYS_SETRESUID, p.id, p.id, p.id)
 	p.must(childCapabilities, unix.SYS_CAPSET, uintptr(unsafe.Pointer(&p.capHead)), uintptr(unsafe.Pointer(&p.capData[0])), 0)
 	p.must(childNoNewPrivs, unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0)
 	p.must(childClose, unix.SYS_CLOSE_RANGE, sandbox.FDListen+1, ^uintptr(0)>>32, unix.CLOSE_RANGE_CLOEXEC)
@@ -211,6 +228,40 @@ func (p *plan) run() {
 	p.must(childFilter, unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&p.time)), 0)
 	p.tell(childBegun, uint64(p.time.Sec)*1e9+uint64(p.time.Nsec))
 	p.must(childExec, unix.SYS_EXECVE, uintptr(unsafe.Pointer(p.argv[0])), uintptr(unsafe.Pointer(&p.argv[0])), uintptr(unsafe.Pointer(&p.env[0])))
+}
+
+// confine makes the child's last namespaces, and gives up its user and what it could become.
+//
+//go:nosplit
+//go:norace
+func (p *plan) confine() {
+	p.must(childNamespace, unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP, 0, 0)
+	if p.level == userns {
+		p.must(childUserns, unix.SYS_UNSHARE, unix.CLONE_NEWUSER, 0, 0)
+		for _, file := range p.maps {
+			fd, _, errno := syscall.RawSyscall6(unix.SYS_OPENAT, p.proc, uintptr(unsafe.Pointer(file)), unix.O_WRONLY|unix.O_CLOEXEC, 0, 0, 0)
+			if errno != 0 {
+				p.die(childUserns, errno)
+			}
+			p.must(childUserns, unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&p.mapping[0])), uintptr(len(p.mapping)))
+		}
+		if p.pids.Max > 0 {
+			p.must4(childProcesses, unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NPROC, uintptr(unsafe.Pointer(&p.pids)), 0)
+		}
+	} else {
+		p.must(childUser, unix.SYS_SETGROUPS, 0, 0, 0)
+	}
+	for c := uintptr(0); c < 64; c++ {
+		_, _, errno := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0, 0, 0, 0)
+		if errno == unix.EINVAL {
+			break // past the kernel's last capability
+		}
+		if errno != 0 {
+			p.die(childBounding, errno)
+		}
+	}
+	p.must(childUser, unix.SYS_SETRESGID, p.id, p.id, p.id)
+	p.must(childUser, unix.SYS_SETRESUID, p.id, p.id, p.id)
 }
 
 // writePID writes our pid in decimal behind "LISTEN_PID=".
@@ -269,7 +320,10 @@ func sigprocmask(set, old *uint64) error {
 // dropPrivileges leaves us the one capability that a supervisor needs: to signal the function's user.
 func dropPrivileges() error {
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	data := [2]unix.CapUserData{{Effective: 1 << unix.CAP_KILL, Permitted: 1 << unix.CAP_KILL}}
+	var data [2]unix.CapUserData
+	if os.Getpid() == 1 {
+		data[0] = unix.CapUserData{Effective: 1 << unix.CAP_KILL, Permitted: 1 << unix.CAP_KILL}
+	}
 	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&head)), uintptr(unsafe.Pointer(&data[0])), 0)
 	if errno != 0 {
 		return step(childSteps[childCapabilities], errno)

@@ -29,7 +29,7 @@ type supervisor struct {
 func newSupervisor(exit *os.File, orphan time.Duration) *supervisor {
 	return &supervisor{
 		exit: exit, orphan: orphan, hosts: map[*os.File]bool{},
-		alone: time.AfterFunc(orphan, func() { os.Exit(0) }),
+		alone: time.AfterFunc(orphan, func() { leave(0) }),
 	}
 }
 
@@ -41,7 +41,7 @@ func (s *supervisor) serve(listener int) {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
 			continue
 		case err != nil:
-			os.Exit(1) // without hosts there is nobody to live for
+			leave(1) // without hosts there is nobody to live for
 		}
 		go s.talk(os.NewFile(uintptr(fd), "host"))
 	}
@@ -77,7 +77,7 @@ func (s *supervisor) stop(grace time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.main == 0 || grace <= 0 {
-		os.Exit(0)
+		leave(0)
 	}
 	if err := unix.Kill(s.main, unix.SIGTERM); err == nil {
 		time.AfterFunc(grace, func() { unix.Kill(s.main, unix.SIGKILL) })
@@ -156,7 +156,15 @@ func (s *supervisor) reap(main int) {
 				exit.Code = status.ExitStatus()
 			}
 			s.last(sandbox.Report{Exit: &exit})
-			return
+			leave(0)
 		}
 	}
+}
+
+// leave ends us. When we are PID 1 the kernel takes all along that runs inside; else we do.
+func leave(code int) {
+	if os.Getpid() != 1 {
+		sandbox.KillBelow(os.Getpid())
+	}
+	os.Exit(code)
 }

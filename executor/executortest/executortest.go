@@ -25,11 +25,13 @@ type Ability string
 // The abilities. Everything else is asked of every tier.
 const (
 	WebSocket   Ability = "websocket"
-	Concurrency Ability = "concurrency" // several requests at a time in one instance
+	Concurrency Ability = "concurrency"  // several requests at a time in one instance
+	MemoryLimit Ability = "memory limit" // not one byte more than the limit is ever had
 	CPULimit    Ability = "cpu limit"
 	Processes   Ability = "processes" // functions may start processes, within a limit
 	Files       Ability = "files"     // functions have a read-only root, and a /tmp of their own
-	Users       Ability = "users"     // an instance is a process with a user of its own and without privilege
+	Users       Ability = "users"     // an instance is a process without privilege
+	OwnUser     Ability = "own user"  // its user is nobody else's, not even its supervisor's
 	Signals     Ability = "signals"   // Stop with a grace sends SIGTERM, exits tell signals
 	Survival    Ability = "survival"  // instances outlive a crash of their executor and are swept by the next
 	Python      Ability = "python"    // the runtime python3.11
@@ -37,7 +39,7 @@ const (
 	HTTPServer  Ability = "runtime http"
 )
 
-var abilities = []Ability{WebSocket, Concurrency, CPULimit, Processes, Files, Users, Signals, Survival, Python, Node, HTTPServer}
+var abilities = []Ability{WebSocket, Concurrency, MemoryLimit, CPULimit, Processes, Files, Users, OwnUser, Signals, Survival, Python, Node, HTTPServer}
 
 // Setup says how to make the executor of a tier.
 type Setup struct {
@@ -78,7 +80,7 @@ var tests = []struct {
 	{"LogsOfManyRequests", Concurrency, testLogsOfManyRequests},
 	{"Timeouts", "", testTimeouts},
 	{"ClientLeaves", "", testClientLeaves},
-	{"MemoryLimit", "", testMemoryLimit},
+	{"MemoryLimit", MemoryLimit, testMemoryLimit},
 	{"CPULimit", CPULimit, testCPULimit},
 	{"PidsLimit", Processes, testPidsLimit},
 	{"NoNetwork", "", testNoNetwork},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -15,10 +16,7 @@ import (
 
 // Findings implements executor.Executor. Each is a try of the thing itself.
 func (e *Executor) Findings() []lambent.Finding {
-	if os.Geteuid() != 0 {
-		return []lambent.Finding{{Name: "root", Detail: e.away.Message, Hint: e.away.Hint}}
-	}
-	found := []lambent.Finding{{Name: "root", OK: true, Detail: "this is root"}}
+	found := []lambent.Finding{e.isolation()}
 	try := func(name, good, hint string, err error) {
 		f := lambent.Finding{Name: name, OK: err == nil, Detail: good}
 		if err != nil {
@@ -26,20 +24,22 @@ func (e *Executor) Findings() []lambent.Finding {
 		}
 		found = append(found, f)
 	}
-	for _, ns := range []struct {
-		name string
-		flag int
-	}{
-		{"mount", unix.CLONE_NEWNS}, {"pid", unix.CLONE_NEWPID}, {"network", unix.CLONE_NEWNET},
-		{"ipc", unix.CLONE_NEWIPC}, {"uts", unix.CLONE_NEWUTS}, {"cgroup", unix.CLONE_NEWCGROUP},
-	} {
-		try("namespace "+ns.name, "can be made", "run on a kernel and in a container that allow namespaces",
-			onThread(func() error { return unix.Unshare(ns.flag) }))
+	if e.level == lambent.IsolationFull {
+		for _, ns := range []struct {
+			name string
+			flag int
+		}{
+			{"mount", unix.CLONE_NEWNS}, {"pid", unix.CLONE_NEWPID}, {"network", unix.CLONE_NEWNET},
+			{"ipc", unix.CLONE_NEWIPC}, {"uts", unix.CLONE_NEWUTS}, {"cgroup", unix.CLONE_NEWCGROUP},
+		} {
+			try("namespace "+ns.name, "can be made", "run on a kernel and in a container that allow namespaces",
+				onThread(func() error { return unix.Unshare(ns.flag) }))
+		}
+		try("mount_setattr", "mounts can be locked as a whole", "use Linux 5.12 or newer", tryMount())
 	}
-	try("mount_setattr", "mounts can be locked as a whole", "use Linux 5.12 or newer", tryMount())
 	try("seccomp", "filters can be loaded", "use a kernel with CONFIG_SECCOMP_FILTER", onThread(e.trySeccomp))
 	if e.tree == nil {
-		try("cgroup", "", e.away.Hint, e.away)
+		try("cgroup", "", "start lambent with cgroups of its own, such as with: systemd-run --user --scope -p Delegate=yes lambent up", e.capped)
 	} else {
 		try("cgroup", fmt.Sprintf("version %d with memory, cpu and pids", e.tree.Version()),
 			"let this service manage its own cgroups (Delegate=yes)", e.tryCgroup())
@@ -49,6 +49,21 @@ func (e *Executor) Findings() []lambent.Finding {
 		try("runtime "+name, root, "", err)
 	}
 	return found
+}
+
+// isolation is the level, or why there is none. What an operator asked for is no mistake of the node's.
+func (e *Executor) isolation() lambent.Finding {
+	f := lambent.Finding{Name: "isolation", OK: true, Detail: e.level}
+	switch {
+	case e.away != nil:
+		return lambent.Finding{Name: f.Name, Detail: e.away.Message, Hint: e.away.Hint}
+	case e.bare != nil:
+		f.OK, f.Hint = false, e.bare.Hint
+	}
+	if lacks := e.lacks(); len(lacks) > 0 {
+		f.Detail += ", which lacks " + strings.Join(lacks, "; ")
+	}
+	return f
 }
 
 func onThread(f func() error) (err error) {

@@ -14,7 +14,6 @@ import (
 	"lambent"
 	"lambent/executor"
 	"lambent/executor/internal/guest"
-	"lambent/internal/cgroup"
 	"lambent/internal/egress"
 	"lambent/internal/sandbox"
 )
@@ -36,7 +35,7 @@ type instance struct {
 	exec     *Executor
 	revision *lambent.Revision
 	user     int
-	group    *cgroup.Group
+	group    resources
 	process  *os.Process
 	control  *net.UnixConn
 	log      *logger
@@ -82,9 +81,11 @@ func (in *instance) watch() {
 	})
 	in.log.start(&readers)
 	go func() {
-		_, err := in.process.Wait()
+		state, err := in.process.Wait()
 		if err != nil {
 			in.exec.log.Error("cannot wait for an instance", "instance", in.id, "err", err)
+		} else if w, ok := in.group.(*watched); ok {
+			w.end(state)
 		}
 		// lambent-init has ended, so all inside has, and the pipes and the connection come to their ends. But a
 		// function may have sent a pipe's end to us, where it stays open in the queue of a connection.
@@ -323,7 +324,10 @@ func (in *instance) Stop(grace time.Duration) {
 			return
 		}
 	}
-	// It is PID 1: the kernel kills all inside with it. An error means that it has ended already.
+	if in.exec.level == lambent.IsolationNone {
+		sandbox.KillBelow(in.process.Pid)
+	}
+	// Else it is PID 1: the kernel kills all inside with it. An error means that it has ended already.
 	_ = in.process.Kill()
 	<-in.gone
 }

@@ -22,6 +22,9 @@ func (e *Executor) Run(ctx context.Context, job executor.Job) (lambent.Exit, err
 	if e.away != nil {
 		return lambent.Exit{}, e.away
 	}
+	if e.bare != nil { // a job's paths are those of a sandbox
+		return lambent.Exit{}, e.bare
+	}
 	if !e.admit() {
 		return lambent.Exit{}, lambent.Errorf(lambent.CodeShuttingDown, "this node is stopping")
 	}

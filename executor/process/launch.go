@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -80,7 +79,7 @@ func (e *Executor) launch(ctx context.Context, spec executor.Spec, p program) (*
 		begun: make(chan sandbox.Report, 1), done: make(chan struct{}), gone: make(chan struct{}),
 	}
 	in.log.fatal = p.heapFull
-	if rules := spec.Revision.Settings.Egress; len(rules) > 0 {
+	if rules := spec.Revision.Settings.Egress; len(rules) > 0 && e.level != lambent.IsolationNone {
 		gate, err := e.egress.NewGate(rules, in.log.platform)
 		if err != nil {
 			return nil, err
@@ -128,7 +127,7 @@ func (in *instance) launch(ctx context.Context, spec executor.Spec, p program) (
 		return err
 	}
 	limits := cgroup.Limits{Memory: int64(s.Memory) << 20, CPU: s.CPU, Pids: s.Pids}
-	if in.group, err = e.tree.Create(in.id, limits); err != nil {
+	if in.group, err = e.limit(in.id, limits); err != nil {
 		return err
 	}
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", e.dir.Fd()))
@@ -139,11 +138,19 @@ func (in *instance) launch(ctx context.Context, spec executor.Spec, p program) (
 	if err != nil {
 		return err
 	}
+	if e.level == lambent.IsolationNone {
+		p.argv = outside(p.argv, code, p.shim)
+	}
+	secrets := secretsOf(spec)
+	if e.level == lambent.IsolationNone && len(secrets.Files) > 0 {
+		return fmt.Errorf("there is no place for secrets as files, give them as environment variables: %w", e.bare)
+	}
 	raw, err := json.Marshal(in.withEgress(sandbox.Spec{
+		Level: e.level, Pids: s.Pids,
 		Root: filepath.Join(path, instancesDir, in.id, fileRoot), Code: code, Runtime: p.shim, Folders: p.folders, Work: p.work,
 		Hostname: spec.Revision.Function, ID: in.user, TmpBytes: limits.Memory,
 		Argv: p.argv, Env: environment(spec, p, in.gate), Filter: e.filter, Join: in.group.JoinFiles(), Orphan: e.orphan,
-		Secrets: secretsOf(spec),
+		Secrets: secrets,
 	}))
 	if err != nil {
 		return err
@@ -178,6 +185,7 @@ func (in *instance) spawn(ctx context.Context, spec []byte, p program) (err erro
 	add(memoryFile("spec", spec, 0))
 	add(os.OpenFile(in.exec.path(in.id, fileExit), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600))
 	add(listen(in.exec.path(in.id, fileDial), unix.SOCK_SEQPACKET, unix.SOMAXCONN))
+	add(duplicate(in.exec.init))
 	if err != nil {
 		return err
 	}
@@ -188,16 +196,22 @@ func (in *instance) spawn(ctx context.Context, spec []byte, p program) (err erro
 		return err
 	}
 	in.control = control.(*net.UnixConn)
-	// The child resolves the path after its descriptors have been arranged, so it names ours.
-	program := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), in.exec.init.Fd())
-	in.process, err = in.group.Start(program, []string{"lambent-init"}, &os.ProcAttr{
-		Dir: "/", Env: []string{}, Files: files,
-		Sys: &syscall.SysProcAttr{
-			Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET,
-			Setsid:     true, // a Ctrl-C at our terminal is for us
-		},
+	// The child resolves the path after its descriptors have been arranged. In a user namespace it may not look at
+	// ours.
+	program := fmt.Sprintf("/proc/self/fd/%d", sandbox.FDProgram)
+	in.process, err = in.group.Start(program, []string{initName, in.exec.name}, &os.ProcAttr{
+		Dir: "/", Env: []string{}, Files: files, Sys: in.exec.namespaces(),
 	})
 	return err
+}
+
+// duplicate gives another descriptor of the same file.
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 func listen(path string, kind, backlog int) (*os.File, error) {

@@ -1,6 +1,8 @@
 // Package process is the tier "process": an instance is the function's own process under a lambent-init,
 // in namespaces of its own, on a read-only root, as a user of its own without any privilege, behind a
-// seccomp filter and within cgroup limits. It needs root.
+// seccomp filter and within cgroup limits. That takes root. Another user gets the same within user namespaces,
+// less a user for each instance and, where no cgroup is delegated to him, less limits. Where not even those can
+// be had nothing runs, unless the operator says that it shall run unsandboxed. New finds out which it is.
 //
 // One folder holds all that an executor keeps on disk: Dir/instances/<id> has an instance's sockets, its
 // exit file and the empty folder that its root is mounted on; Dir/runtime/<name> has the shims. The folder's
@@ -37,6 +39,8 @@ type Options struct {
 	Init   string        // the lambent-init to use; default: the one that belongs to this program
 	Orphan time.Duration // how long an instance outlives a daemon that crashed; default: one minute
 	Egress *egress.Proxy // what takes instances to what their rules allow; default: one that permits nothing special
+	// Unsandboxed lets functions run without a sandbox where none can be made; elsewhere it changes nothing.
+	Unsandboxed bool
 }
 
 // Executor runs instances of the process tier.
@@ -46,9 +50,12 @@ type Executor struct {
 	egress *egress.Proxy
 	name   string         // of the cgroup tree
 	away   *lambent.Error // why nothing can run here; nil when it can
+	level  string         // of isolation
+	bare   *lambent.Error // why there is no sandbox at the level none
+	capped error          // why there are no cgroups; nil when there are
 	dir    *os.File       // Options.Dir
 	init   *os.File       // the lambent-init, in memory
-	tree   *cgroup.Tree
+	tree   *cgroup.Tree   // nil without cgroups
 	filter []byte
 	users  users
 	shims  shims
@@ -96,6 +103,9 @@ func New(o Options) (*Executor, error) {
 	if e.away = e.prepare(); e.away == nil {
 		err = e.open(path, o.Init)
 	}
+	if err == nil && e.away == nil && e.level == lambent.IsolationUserns {
+		e.settle(o.Unsandboxed)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("process tier: %w", err), e.Close())
 	}
@@ -108,19 +118,11 @@ func identify(path string) (name string, hash uint32) {
 	return hex.EncodeToString(sum[:4]), binary.BigEndian.Uint32(sum[:])
 }
 
-// refuseUser says why a user cannot make sandboxes; nil if it is root.
-func refuseUser(id int) *lambent.Error {
-	if id == 0 {
-		return nil
-	}
-	return lambent.Errorf(lambent.CodeTierUnavailable, "the process tier needs root to make sandboxes, this is user %d", id).
-		WithHint("start lambent as root")
-}
-
 // prepare gets what depends on the machine.
 func (e *Executor) prepare() *lambent.Error {
-	if away := refuseUser(os.Geteuid()); away != nil {
-		return away
+	e.level = lambent.IsolationUserns
+	if privileged() {
+		e.level = lambent.IsolationFull
 	}
 	filter, err := seccomp.Filter(runtime.GOARCH)
 	if err != nil {
@@ -131,16 +133,21 @@ func (e *Executor) prepare() *lambent.Error {
 		e.filter = append(e.filter, f.Jt, f.Jf)
 		e.filter = binary.NativeEndian.AppendUint32(e.filter, f.K)
 	}
-	if e.tree, err = cgroup.Open(e.name); err != nil {
-		return lambent.Errorf(lambent.CodeTierUnavailable, "no cgroups to limit functions with: %w", err).
-			WithHint("mount the memory, cpu and pids controllers, or let this service manage its own cgroups (Delegate=yes)")
+	if e.tree, e.capped = cgroup.Open(e.name); e.capped != nil && e.level == lambent.IsolationFull {
+		return lambent.Errorf(lambent.CodeTierUnavailable, "no cgroups to limit functions with: %w", e.capped).
+			WithHint("mount the memory, cpu and pids controllers, or let this service manage its own cgroups (Delegate=yes); or start lambent as another user than root")
 	}
 	return nil
 }
 
 // open sweeps the folder and gets it ready.
 func (e *Executor) open(path, init string) error {
-	if err := e.tree.Sweep(); err != nil {
+	if e.tree != nil {
+		if err := e.tree.Sweep(); err != nil {
+			return err
+		}
+	}
+	if err := sweep(e.name); err != nil {
 		return err
 	}
 	for _, sub := range []string{instancesDir, runtimeDir} {
@@ -215,14 +222,6 @@ func (e *Executor) forget(in *instance) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.instances, in.id)
-}
-
-// Isolation implements executor.Executor.
-func (e *Executor) Isolation() lambent.Isolation {
-	if e.away != nil {
-		return lambent.Isolation{Level: lambent.IsolationNone, Lacks: []string{e.away.Message}}
-	}
-	return lambent.Isolation{Level: lambent.IsolationFull}
 }
 
 // Close implements executor.Executor.

@@ -2,7 +2,6 @@ package process
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,6 +17,8 @@ import (
 	"lambent"
 	"lambent/executor"
 	"lambent/executor/executortest"
+	"lambent/internal/cgroup"
+	"lambent/internal/sandbox"
 )
 
 // orphanEnv is how long instances outlive the executor that executortest crashes.
@@ -30,17 +30,35 @@ var setup = executortest.Setup{
 		if err != nil {
 			orphan = 0 // the default
 		}
-		return New(Options{Dir: dir, Orphan: orphan})
+		return New(Options{Dir: dir, Orphan: orphan, Init: os.Getenv(initEnv)})
 	},
+	Lacks:     lacks(),
 	Leftovers: leftovers,
+}
+
+// initEnv names the lambent-init for a user who cannot build it.
+const initEnv = "LAMBENT_PROCESS_TEST_INIT"
+
+// lacks is what this user's sandboxes cannot do.
+func lacks() map[executortest.Ability]string {
+	if privileged() {
+		return nil
+	}
+	lacks := map[executortest.Ability]string{executortest.OwnUser: "a user namespace of somebody without root has one user"}
+	tree, err := cgroup.Open(fmt.Sprintf("test-%d", os.Getpid()))
+	if err != nil {
+		lacks[executortest.MemoryLimit] = "memory is looked at from time to time, as there is no cgroup: " + err.Error()
+		lacks[executortest.CPULimit] = "there is no cgroup: " + err.Error()
+		return lacks
+	}
+	if err := tree.Close(); err != nil {
+		panic(err)
+	}
+	return lacks
 }
 
 func TestMain(m *testing.M) {
 	executortest.Crash(setup)
-	if os.Getenv(userEnv) != "" {
-		withoutRoot()
-		return
-	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -48,7 +66,7 @@ func TestConformance(t *testing.T) { executortest.Run(t, setup) }
 
 func BenchmarkColdStart(b *testing.B) { executortest.ColdStart(b, setup) }
 
-// leftovers lists the cgroups, their processes and the folders of the instances of an executor on dir.
+// leftovers lists the cgroups, processes and folders of the instances of an executor on dir.
 func leftovers(dir string) ([]string, error) {
 	name, _ := identify(dir)
 	found, err := filepath.Glob(filepath.Join(dir, instancesDir, "*"))
@@ -56,7 +74,14 @@ func leftovers(dir string) ([]string, error) {
 		groups, failed := filepath.Glob(root + "/lambent/" + name + "/*/")
 		found, err = append(found, groups...), errors.Join(err, failed)
 	}
-	return found, err
+	inits, failed := initsOf(name)
+	for _, pid := range inits {
+		found = append(found, fmt.Sprintf("lambent-init %d", pid))
+		for _, below := range sandbox.Below(pid) {
+			found = append(found, fmt.Sprintf("process %d", below))
+		}
+	}
+	return found, errors.Join(err, failed)
 }
 
 // hierarchies are the mounted control groups: one in version 2, one for each controller in version 1.
@@ -74,17 +99,13 @@ func TestOrphansEndThemselves(t *testing.T) {
 	executortest.KillOne(t, dir, code, orphanEnv+"=3s")
 	name, _ := identify(dir)
 	processes := func() int {
-		files, err := filepath.Glob(hierarchies()[0] + "/lambent/" + name + "/*/*/cgroup.procs")
+		inits, err := initsOf(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		n := 0
-		for _, file := range files {
-			raw, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			n += bytes.Count(raw, []byte("\n"))
+		n := len(inits)
+		for _, pid := range inits {
+			n += len(sandbox.Below(pid))
 		}
 		return n
 	}
@@ -98,7 +119,7 @@ func TestOrphansEndThemselves(t *testing.T) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	e, err := New(Options{Dir: dir})
+	e, err := setup.New(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +175,7 @@ func TestFindings(t *testing.T) {
 			t.Errorf("%s: %s (%s)", f.Name, f.Detail, f.Hint)
 		}
 	}
-	want := []string{"root", "namespace mount", "namespace pid", "namespace network", "namespace ipc", "namespace uts",
+	want := []string{"isolation", "namespace mount", "namespace pid", "namespace network", "namespace ipc", "namespace uts",
 		"namespace cgroup", "mount_setattr", "seccomp", "cgroup"}
 	for _, name := range e.Runtimes() {
 		want = append(want, "runtime "+name)
@@ -195,47 +216,12 @@ func TestRoots(t *testing.T) {
 	}
 }
 
-// userEnv makes this test binary the child of TestWithoutRoot.
-const userEnv = "LAMBENT_PROCESS_TEST_USER"
-
-func TestWithoutRoot(t *testing.T) {
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), userEnv+"=65534")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, out)
-	}
-}
-
-// withoutRoot is what TestWithoutRoot proves, told as an exit code.
-func withoutRoot() {
-	check := func(what string, ok bool, got ...any) {
-		if !ok {
-			fmt.Println(what, got)
-			os.Exit(1)
-		}
-	}
-	check("Setuid", syscall.Setgid(65534) == nil && syscall.Setuid(65534) == nil)
-	dir, err := os.MkdirTemp("", "lambent-process-test-")
-	check("MkdirTemp", err == nil, err)
-	e, err := New(Options{Dir: dir})
-	check("New", err == nil, err)
-	_, err = e.Start(context.Background(), executor.Spec{})
-	check("Start", lambent.HasCode(err, lambent.CodeTierUnavailable) && strings.Contains(err.Error(), "needs root"), err)
-	_, err = e.Root("go")
-	check("Root", lambent.HasCode(err, lambent.CodeTierUnavailable), err)
-	check("Runtimes", len(e.Runtimes()) == 0, e.Runtimes())
-	found := e.Findings()
-	check("Findings", len(found) == 1 && !found[0].OK && strings.Contains(found[0].Detail, "user 65534"), found)
-	check("Close", e.Close() == nil)
-	check("RemoveAll", os.RemoveAll(dir) == nil)
-}
-
 // TestLongPath makes sockets whose paths are longer than a unix address.
 func TestLongPath(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), strings.Repeat("long/", 40))
 	code := t.TempDir()
 	executortest.BuildFixture(t, code)
-	e, err := New(Options{Dir: dir})
+	e, err := setup.New(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

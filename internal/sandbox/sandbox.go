@@ -14,7 +14,15 @@ const (
 	FDSpec               // the Spec as JSON, to be read to its end
 	FDExit               // file for the last Report
 	FDDial               // listening socket of lambent-init for Dial, one packet each way
+	FDProgram            // lambent-init itself
 	FDCount
+)
+
+// The values of Spec.Level; lambent's levels of isolation have the same names.
+const (
+	Full   = "full"   // started by root in new namespaces
+	Userns = "userns" // started in a new user namespace too, whose one user is 0 inside
+	None   = "none"   // started without namespaces, by anybody but root: the function sees the host, and paths are the host's
 )
 
 // Folders of the function inside.
@@ -33,6 +41,7 @@ type Folder struct {
 
 // Spec says what to make and run.
 type Spec struct {
+	Level    string        // Full, Userns or None
 	Root     string        // empty folder of the host where the new root is put together
 	Code     string        // folder of the host for CodeDir
 	Runtime  string        // folder of the host for RuntimeDir; "" for none
@@ -41,10 +50,11 @@ type Spec struct {
 	Hostname string        // at most 64 bytes
 	Hosts    string        // lines that /etc/hosts begins with
 	Listen   []string      // addresses and ports inside, of IPv4, whose listening TCP sockets the host gets; see Report.Listening
-	ID       int           // user and group of the function
+	ID       int           // user and group of the function; not with None
 	TmpBytes int64         // room in /tmp, and in /dev/shm
 	Argv     []string      // Argv[0] is a path inside
 	Env      []string      // without LISTEN_PID, which lambent-init adds
+	Pids     int           // limit of processes and threads where Join has none; with Userns only
 	Filter   []byte        // seccomp filter: the instructions as the kernel has them in memory
 	Join     []string      // files of the host by which a process joins the function's cgroups, see cgroup.Group
 	Orphan   time.Duration // how long it lives without a host

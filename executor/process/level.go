@@ -1,0 +1,158 @@
+package process
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lambent"
+	"lambent/executor"
+	"lambent/internal/cgroup"
+	"lambent/internal/sandbox"
+)
+
+// privileged tells whether we are root, and not just what a user namespace calls root.
+func privileged() bool {
+	raw, err := os.ReadFile("/proc/self/uid_map")
+	return os.Geteuid() == 0 && err == nil && string(bytes.Join(bytes.Fields(raw), []byte(" "))) == "0 0 4294967295"
+}
+
+// settle finds out whether user namespaces do, and what there is if they do not.
+func (e *Executor) settle(unsandboxed bool) {
+	err := e.probe()
+	if err == nil {
+		return
+	}
+	message, hint := "this user cannot make sandboxes: %w", cureFor(err)
+	switch {
+	case !unsandboxed:
+		hint += ", or start lambent as root; functions that you trust run without a sandbox with lambent up --unsandboxed"
+		e.away = lambent.Errorf(lambent.CodeTierUnavailable, message, err).WithHint("%s", hint)
+	case os.Geteuid() == 0:
+		e.away = lambent.Errorf(lambent.CodeTierUnavailable, message, err).WithHint("%s; root runs nothing without a sandbox", hint)
+	default:
+		e.level, e.bare = lambent.IsolationNone, lambent.Errorf(lambent.CodeTierUnavailable, message, err).WithHint("%s", hint)
+	}
+}
+
+// probe makes a sandbox. Its program is a folder, which the kernel refuses to execute: the last step, after all
+// the others.
+func (e *Executor) probe() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	dir, err := filepath.Abs(e.dir.Name())
+	if err != nil {
+		return err
+	}
+	in, err := e.launch(ctx, executor.Spec{ID: lambent.NewID(), CodeDir: dir, Log: func(lambent.LogLine) {},
+		Revision: &lambent.Revision{Function: "probe", Settings: lambent.Settings{Memory: 64, CPU: 1000, Pids: 16}},
+	}, program{argv: []string{"/"}})
+	if err != nil {
+		return cmp.Or(errors.Unwrap(err), err) // without what every caller is told
+	}
+	select {
+	case <-in.done:
+	case <-ctx.Done():
+	}
+	in.Stop(0)
+	switch {
+	case in.failure == nil:
+		return errors.New("lambent-init ended without a word")
+	case in.failure.Step != sandbox.StepExec:
+		return fmt.Errorf("%s: %s", in.failure.Step, in.failure.Err)
+	}
+	return nil
+}
+
+// cureFor says what makes sandboxes possible, by what commonly forbids them.
+func cureFor(err error) string {
+	for _, c := range []struct{ file, value, cure string }{
+		{"/proc/sys/user/max_user_namespaces", "0", "allow user namespaces: sysctl user.max_user_namespaces=10000"},
+		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "allow user namespaces: sysctl kernel.unprivileged_userns_clone=1"},
+		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "allow user namespaces: sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for lambent that says userns"},
+	} {
+		if raw, err := os.ReadFile(c.file); err == nil && strings.TrimSpace(string(raw)) == c.value {
+			return c.cure
+		}
+	}
+	if strings.HasPrefix(err.Error(), "mount /proc") {
+		return "a container hides parts of /proc here: in a pod, set procMount: Unmasked"
+	}
+	return "let the container's seccomp filter and security policy allow user namespaces"
+}
+
+// namespaces says in which ones lambent-init starts.
+func (e *Executor) namespaces() *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Setsid: true} // a Ctrl-C at our terminal is for us
+	switch e.level {
+	case lambent.IsolationUserns:
+		attr.Cloneflags = unix.CLONE_NEWUSER
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+		fallthrough
+	case lambent.IsolationFull:
+		attr.Cloneflags |= unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET
+	}
+	return attr
+}
+
+// limit gives what limits an instance.
+func (e *Executor) limit(id string, l cgroup.Limits) (resources, error) {
+	if e.tree == nil {
+		return newWatched(l.Memory, e.level != lambent.IsolationNone), nil
+	}
+	group, err := e.tree.Create(id, l)
+	if err != nil {
+		return nil, err
+	}
+	return group, nil
+}
+
+// outside puts the host's folders for those of a sandbox into the arguments of a program that has none.
+func outside(argv []string, code, shim string) []string {
+	replace := strings.NewReplacer(sandbox.CodeDir, code, sandbox.RuntimeDir, shim)
+	var out []string
+	for _, arg := range argv {
+		out = append(out, replace.Replace(arg))
+	}
+	return out
+}
+
+// Isolation implements executor.Executor.
+func (e *Executor) Isolation() lambent.Isolation {
+	if e.away != nil {
+		return lambent.Isolation{Level: lambent.IsolationNone, Lacks: []string{e.away.Message}}
+	}
+	return lambent.Isolation{Level: e.level, Lacks: e.lacks()}
+}
+
+func (e *Executor) lacks() (lacks []string) {
+	switch e.level {
+	case lambent.IsolationNone:
+		lacks = []string{
+			"a sandbox: " + e.bare.Message,
+			"its own files, network and processes: functions can do to this machine what user " + fmt.Sprint(os.Geteuid()) + " can, and get away from their limits and their end",
+		}
+	case lambent.IsolationUserns:
+		lacks = []string{"users of their own: functions have lambent's, and its limits in the kernel"}
+		if groups, err := os.Getgroups(); err != nil || len(groups) > 1 || len(groups) == 1 && groups[0] != os.Getegid() {
+			lacks = append(lacks, "the loss of groups: functions keep lambent's")
+		}
+	}
+	if e.capped != nil {
+		lacks = append(lacks, "a limit of CPU and a firm one of memory, which is looked at several times a second: "+e.capped.Error())
+	}
+	if e.level == lambent.IsolationNone && e.tree == nil {
+		lacks = append(lacks, "a limit of processes")
+	}
+	return lacks
+}
