@@ -1,6 +1,9 @@
 package lambent
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // Role is what a key may do in its namespace. Each role may also do what those below it may.
 type Role string
@@ -54,4 +57,17 @@ func (p Principal) String() string {
 		return fmt.Sprintf("key %s (%s of the node)", p.Name, p.Role)
 	}
 	return fmt.Sprintf("key %s (%s in %s)", p.Name, p.Role, p.Namespace)
+}
+
+// Key is what the platform tells of an API key: everything but the key itself.
+type Key struct {
+	Namespace string    `json:"namespace"`
+	Name      string    `json:"name"`
+	Role      Role      `json:"role"`
+	Created   time.Time `json:"created"`
+}
+
+// Principal is who carries k.
+func (k *Key) Principal() Principal {
+	return Principal{Namespace: k.Namespace, Name: k.Name, Role: k.Role}
 }

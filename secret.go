@@ -2,6 +2,16 @@ package lambent
 
 import "time"
 
+// UsesSecret tells whether s names a secret.
+func (s *Settings) UsesSecret(name string) bool {
+	for _, used := range s.Secrets {
+		if used == name {
+			return true
+		}
+	}
+	return false
+}
+
 // MaxSecret is the size of the largest secret, in bytes.
 const MaxSecret = 64 << 10
 

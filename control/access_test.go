@@ -24,6 +24,10 @@ var least = map[string]lambent.Role{
 	"read-logs": lambent.RoleDeploy, "list-invocations": lambent.RoleDeploy, "get-invocation": lambent.RoleDeploy,
 	"set-route": lambent.RoleAdmin, "delete-route": lambent.RoleAdmin, "get-route": lambent.RoleDeploy, "list-routes": lambent.RoleDeploy,
 	"get-system": lambent.RoleDeploy,
+
+	"list-secrets": lambent.RoleDeploy, "get-secret": lambent.RoleDeploy, // names and times
+	"set-secret": lambent.RoleAdmin, "delete-secret": lambent.RoleAdmin,
+	"create-key": lambent.RoleAdmin, "list-keys": lambent.RoleAdmin, "delete-key": lambent.RoleAdmin,
 }
 
 // team gives w a key of each role in the namespaces team and other, named "team deploy".
@@ -104,7 +108,6 @@ func TestListsShowTheCallersNamespace(t *testing.T) {
 		w.gives(201, nil, "PUT", "/v1/namespaces/"+ns+"/functions/f", deployBody(`{"runtime": "go"}`, digest))
 		w.Records = append(w.Records, lambent.Record{ID: "of-" + ns, Namespace: ns, Function: "f"})
 	}
-	as := func(key string) []string { return []string{"Authorization", "Bearer " + key} }
 	for _, query := range []string{"", "?namespace=team", "?after=aaa/x"} {
 		var page control.Page
 		w.gives(200, &page, "GET", "/v1/functions"+query, "", as("team-deploy")...)

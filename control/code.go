@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -10,6 +11,7 @@ import (
 
 	"lambent"
 	"lambent/internal/inbound"
+	"lambent/store"
 )
 
 // Raw gives a handler the request as it came, for what huma would buffer.
@@ -67,13 +69,50 @@ func (s *server) upload(ctx context.Context, in *struct{ Raw }) (*bundleOutput, 
 	if err != nil {
 		return nil, err
 	}
+	if err := s.own(ctx, digest); err != nil {
+		return nil, err
+	}
 	return &bundleOutput{Bundle{digest, size}}, nil
 }
 
-func (s *server) has(_ context.Context, in *struct {
+// codePrefix is the prefix of the keys that say which namespace has uploaded a bundle: "code.NAMESPACE.HEX".
+const codePrefix = "code."
+
+func codeKey(namespace, digest string) string {
+	return codePrefix + namespace + "." + strings.TrimPrefix(digest, "sha256:")
+}
+
+// own notes that the caller's namespace has uploaded a bundle. A digest alone opens nothing: who has learnt one, from
+// a log or a screen, must not get to run, read or know of another namespace's code by it.
+func (s *server) own(ctx context.Context, digest string) error {
+	namespace := principalOf(ctx).Namespace
+	if namespace == "" {
+		return nil
+	}
+	_, err := s.Store.Put(ctx, codeKey(namespace, digest), nil, store.Any)
+	return err
+}
+
+// here tells whether there is a bundle that the caller may use: with the node's key any.
+func (s *server) here(ctx context.Context, digest string) (bool, error) {
+	namespace := principalOf(ctx).Namespace
+	if !s.Code.Has(digest) || namespace == "" {
+		return s.Code.Has(digest), nil
+	}
+	_, err := s.Store.Get(ctx, codeKey(namespace, digest))
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (s *server) has(ctx context.Context, in *struct {
 	Digest string `path:"digest" pattern:"^sha256:[0-9a-f]{64}$"`
 }) (*struct{}, error) {
-	if !s.Code.Has(in.Digest) {
+	switch ok, err := s.here(ctx, in.Digest); {
+	case err != nil:
+		return nil, err
+	case !ok:
 		return nil, lambent.Errorf(lambent.CodeNotFound, "there is no bundle %s", in.Digest)
 	}
 	return nil, nil

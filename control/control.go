@@ -12,6 +12,7 @@ package control
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"io"
 	"iter"
@@ -51,8 +52,14 @@ type Options struct {
 	Endpoint func() string
 	// Authenticate tells whose key a request carries; ok is false if it carries none that is valid.
 	Authenticate func(*http.Request) (who lambent.Principal, ok bool)
-	Metrics      http.Handler
-	Logger       *slog.Logger
+	// MakeKey makes a random API key; sum is its SHA-256 hash.
+	MakeKey func() (text string, sum [sha256.Size]byte)
+	Secrets Secrets
+	// Refresh returns when no request that comes afterwards meets an instance of the revisions that stale names,
+	// unless it is started afterwards too.
+	Refresh func(stale func(*lambent.Revision) bool)
+	Metrics http.Handler
+	Logger  *slog.Logger
 }
 
 // Functions is this node's view of the functions and their aliases, in memory.
@@ -119,6 +126,8 @@ func New(o Options) http.Handler {
 	s.codeRoutes()
 	s.invocationRoutes()
 	s.systemRoutes()
+	s.keyRoutes()
+	s.secretRoutes()
 
 	spec, err := json.Marshal(s.api.OpenAPI())
 	if err != nil {

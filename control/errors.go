@@ -69,11 +69,12 @@ func newError(operation string, status int, message string, errs ...error) huma.
 
 var (
 	bodyNames = map[string][]string{ // by operation
-		"deploy":    jsonNames(reflect.TypeFor[Deploy]()),
-		"set-alias": jsonNames(reflect.TypeFor[AliasSpec]()),
-		"set-route": jsonNames(reflect.TypeFor[lambent.RouteSpec]()),
-		"publish":   jsonNames(reflect.TypeFor[Publish]()),
-		"rollback":  jsonNames(reflect.TypeFor[Rollback]()),
+		"deploy":     jsonNames(reflect.TypeFor[Deploy]()),
+		"set-alias":  jsonNames(reflect.TypeFor[AliasSpec]()),
+		"set-route":  jsonNames(reflect.TypeFor[lambent.RouteSpec]()),
+		"publish":    jsonNames(reflect.TypeFor[Publish]()),
+		"rollback":   jsonNames(reflect.TypeFor[Rollback]()),
+		"create-key": jsonNames(reflect.TypeFor[KeySpec]()),
 	}
 	settingNames = jsonNames(reflect.TypeFor[lambent.Settings]())
 	timeoutNames = jsonNames(reflect.TypeFor[lambent.Timeouts]())

@@ -117,7 +117,7 @@ func (s *server) deploy(ctx context.Context, in *struct {
 	if err := in.allow("function", version); err != nil {
 		return nil, err
 	}
-	rev, err := s.newRevision(in.Named, in.Body)
+	rev, err := s.newRevision(ctx, in.Named, in.Body)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +171,7 @@ func (s *server) serve(ctx context.Context, f *lambent.Function, rev *lambent.Re
 func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
 
 // newRevision makes the revision that d describes, if this node can run it.
-func (s *server) newRevision(n Named, d Deploy) (*lambent.Revision, error) {
+func (s *server) newRevision(ctx context.Context, n Named, d Deploy) (*lambent.Revision, error) {
 	settings := d.Settings
 	if prefix, ok := families[settings.Runtime]; ok {
 		latest, err := s.latest(settings.Runtime, prefix)
@@ -184,7 +184,13 @@ func (s *server) newRevision(n Named, d Deploy) (*lambent.Revision, error) {
 	if err != nil {
 		return nil, at("body.settings.", err)
 	}
-	if !s.Code.Has(d.Code) {
+	if err := s.checkSecrets(ctx, n.Namespace, settings); err != nil {
+		return nil, err
+	}
+	switch ok, err := s.here(ctx, d.Code); {
+	case err != nil:
+		return nil, err
+	case !ok:
 		return nil, lambent.Errorf(lambent.CodeNotFound, "body.code: there is no bundle %s", d.Code).
 			WithHint("upload it first: PUT /v1/code")
 	}

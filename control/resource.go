@@ -137,7 +137,7 @@ func decodeRevision(e store.Entry) (*lambent.Revision, error) {
 }
 
 func damaged(e store.Entry, cause error) error {
-	err := lambent.Errorf(lambent.CodeInternal, "the stored record %s is damaged", e.Key).WithHint("write it again: deploy the function, set the alias or the route")
+	err := lambent.Errorf(lambent.CodeInternal, "the stored record %s is damaged", e.Key).WithHint("write it again: deploy the function, set the alias or the route, make the key")
 	err.Cause = cause
 	return err
 }

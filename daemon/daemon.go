@@ -30,6 +30,7 @@ import (
 	"lambent/observe/logs"
 	"lambent/observe/metric"
 	"lambent/observe/record"
+	"lambent/secret"
 	"lambent/store/jetstream"
 )
 
@@ -62,10 +63,11 @@ type node struct {
 
 	listeners listeners
 
-	key      apikey.Key
+	keys     *apikey.Ring
 	newKey   bool
 	nats     *embednats.Server
 	store    *jetstream.Store
+	secrets  *secret.Vault
 	code     *code.Store
 	logs     *logs.Store
 	records  *record.Store
@@ -79,15 +81,20 @@ type node struct {
 }
 
 func (n *node) open(ctx context.Context) (err error) {
-	if n.key, n.newKey, err = apikey.LoadOrCreate(n.cfg.path("admin.key")); err != nil {
+	admin, made, err := apikey.LoadOrCreate(n.cfg.path("admin.key"))
+	if err != nil {
 		return err
 	}
+	n.keys, n.newKey = apikey.NewRing(admin), made
 	if n.nats, err = embednats.Start(embednats.Options{Dir: n.cfg.path("nats"), Logger: n.log}); err != nil {
 		return err
 	}
 	if n.store, err = jetstream.Open(ctx, jetstream.Options{
 		Server: n.nats, Bucket: "resources", AcceptLoss: n.cfg.AcceptLoss, Logger: n.log,
 	}); err != nil {
+		return err
+	}
+	if n.secrets, err = secret.Open(secret.Options{KeyFile: n.cfg.path("secret.key"), Store: n.store}); err != nil {
 		return err
 	}
 	if n.code, err = code.Open(code.Options{Dir: n.cfg.path("code"), Logger: n.log}); err != nil {
@@ -108,6 +115,7 @@ func (n *node) open(ctx context.Context) (err error) {
 	n.dispatch = dispatch.New(dispatch.Options{
 		Executors: map[string]executor.Executor{lambent.TierProcess: n.process},
 		Tree:      n.code.Tree,
+		Secrets:   n.secrets.Values,
 		Log:       n.logs.Add,
 		Logger:    n.log,
 	})
@@ -146,9 +154,7 @@ func (n *node) serve(ctx context.Context) error {
 	}
 	defer admin.Close()
 	endpoints := Endpoints{Functions: url(functions), Control: url(admin), KeyFile: n.cfg.path("admin.key"), NewKey: n.newKey}
-	authenticate := func(r *http.Request) (lambent.Principal, bool) {
-		return lambent.Principal{Name: "admin", Role: lambent.RoleAdmin}, n.key.Check(control.Bearer(r))
-	}
+	authenticate := func(r *http.Request) (lambent.Principal, bool) { return n.keys.Authenticate(control.Bearer(r)) }
 	stopping, stop := context.WithCancel(context.Background())
 	defer stop()
 	public := server(n.log, gateway.New(gateway.Options{
@@ -159,6 +165,7 @@ func (n *node) serve(ctx context.Context) error {
 		Ready: n.dispatch.Ready, Applied: n.applied, Invoker: n.invoker,
 		Records: n.records, Logs: logReader{n.logs, stopping}, Findings: n.process.Findings,
 		Public: loopback(functions), Endpoint: func() string { return endpoints.Functions }, Authenticate: authenticate,
+		MakeKey: apikey.New, Secrets: n.secrets, Refresh: n.dispatch.Refresh,
 		Metrics: n.metrics.Handler(), Logger: n.log,
 	}))
 	failed := make(chan error, 2)

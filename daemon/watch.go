@@ -12,15 +12,15 @@ import (
 	"lambent/store"
 )
 
-// feed is a kind of record that the route table is made of: it reads an event and gives what it does to the
-// table. Reading may run at the same time for many events, what it gives runs in their order.
+// feed is a kind of record that this node keeps a view of in memory: it reads an event and gives what it does to the
+// view. Reading may run at the same time for many events, what it gives runs in their order.
 type feed func(store.Event) (apply func())
 
-// watch keeps the route table up to date with the store; it returns when the table is complete.
+// watch keeps the route table and the keys up to date with the store; it returns when they are complete.
 func (n *node) watch(ctx context.Context) error {
 	wctx, cancel := context.WithCancel(context.Background())
 	n.unwatch = cancel
-	feeds := map[string]feed{control.FunctionPrefix: n.function, control.AliasPrefix: n.alias, control.RoutePrefix: n.route}
+	feeds := map[string]feed{control.FunctionPrefix: n.function, control.AliasPrefix: n.alias, control.RoutePrefix: n.route, control.KeyPrefix: n.apiKey}
 	synced := make(chan error, 2*len(feeds)) // the ends of the watches too, which nobody reads
 	n.progress = map[string]*route.Progress{}
 	for prefix, read := range feeds {
@@ -95,7 +95,7 @@ func readAll(events []store.Event, read feed) []func() {
 	return applies
 }
 
-// applied returns when the route table has what key holds at revision.
+// applied returns when this node acts by what key holds at revision.
 func (n *node) applied(ctx context.Context, key string, revision uint64) error {
 	kind, _, _ := strings.Cut(key, ".")
 	return n.progress[kind+"."].Wait(ctx, revision)
@@ -142,4 +142,19 @@ func (n *node) route(ev store.Event) (apply func()) {
 			n.log.Error("a route is left out", "err", err)
 		}
 	}
+}
+
+func (n *node) apiKey(ev store.Event) (apply func()) {
+	namespace, name := control.KeyName(ev.Key)
+	if ev.Deleted {
+		return func() { n.keys.Delete(namespace, name) }
+	}
+	k, sum, err := control.DecodeKey(ev.Entry)
+	if err != nil {
+		return func() {
+			n.keys.Delete(namespace, name) // what it was before it was damaged is over, too
+			n.log.Error("an API key is left out", "err", err)
+		}
+	}
+	return func() { n.keys.Set(k.Principal(), sum) }
 }

@@ -1,4 +1,5 @@
-// Package apikey keeps the one admin key of a node: a file that only its owner can read.
+// Package apikey tells whose key a caller presents: the one admin key of a node, a file that only its owner can read,
+// or a key of a namespace, of which the store has the hash.
 package apikey
 
 import (

@@ -13,11 +13,15 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
 	"lambent"
+	"lambent/auth/apikey"
 	"lambent/control"
+	"lambent/secret"
 	"lambent/store"
 	"lambent/store/memory"
 )
@@ -36,7 +40,10 @@ type World struct {
 	Lines   func(context.Context, control.LogQuery) iter.Seq2[lambent.LogLine, error]
 	Records []lambent.Record // the latest first
 
-	Keys map[string]lambent.Principal // by their text
+	Keys      map[string]lambent.Principal // by their text; those made by the API are taken, too
+	Refreshed []string                     // NAMESPACE/NAME of the functions whose latest was to be refreshed
+
+	log log
 
 	Endpoint string // what the API says where functions are
 	Findings []lambent.Finding
@@ -50,12 +57,17 @@ func New(t *testing.T) *World {
 	w.Ready = func(context.Context, *lambent.Revision) (lambent.Phases, error) {
 		return lambent.Phases{lambent.PhaseBoot: 12e6}, nil
 	}
+	vault, err := secret.Open(secret.Options{KeyFile: filepath.Join(t.TempDir(), "secret.key"), Store: w.Store})
+	if err != nil {
+		t.Fatal(err)
+	}
 	handler := control.New(control.Options{
 		Version: "test", Store: w.Store, Functions: view{w.Store}, Code: &codeMap{m: map[string][]byte{}}, Executor: runtimes{},
 		Ready: func(ctx context.Context, r *lambent.Revision) (lambent.Phases, error) { return w.Ready(ctx, r) },
 		Applied: func(ctx context.Context, key string, revision uint64) error {
 			e, err := w.Store.Get(ctx, key)
-			if gone := errors.Is(err, store.ErrNotFound); !gone && (err != nil || e.Revision < revision) || revision == 0 {
+			deleted := errors.Is(err, store.ErrNotFound)
+			if revision == 0 || !deleted && (err != nil || e.Revision < revision) {
 				t.Errorf("Applied(%s, %d), the store is at %d, %v", key, revision, e.Revision, err)
 			}
 			return ctx.Err()
@@ -69,11 +81,24 @@ func New(t *testing.T) *World {
 		Public:   true,
 		Endpoint: func() string { return w.Endpoint },
 		Authenticate: func(r *http.Request) (lambent.Principal, bool) {
-			who, ok := w.Keys[control.Bearer(r)]
-			return who, ok
+			text := control.Bearer(r)
+			if who, ok := w.Keys[text]; ok {
+				return who, true
+			}
+			return w.stored(text)
+		},
+		MakeKey: apikey.New,
+		Secrets: vault,
+		Refresh: func(stale func(*lambent.Revision) bool) {
+			functions := view{w.Store}
+			for namespace, name := range functions.Names() {
+				if f, ok := functions.Lookup(namespace, name); ok && stale(f.Latest) {
+					w.Refreshed = append(w.Refreshed, namespace+"/"+name)
+				}
+			}
 		},
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "up 1\n") }),
-		Logger:  slog.New(slog.DiscardHandler),
+		Logger:  slog.New(slog.NewTextHandler(&w.log, nil)),
 	})
 	s := httptest.NewServer(handler)
 	t.Cleanup(func() {
@@ -84,6 +109,38 @@ func New(t *testing.T) *World {
 	})
 	w.URL = s.URL
 	return w
+}
+
+// stored finds a key that the API has made.
+func (w *World) stored(text string) (lambent.Principal, bool) {
+	sum := sha256.Sum256([]byte(text))
+	for e, err := range w.Store.List(context.Background(), control.KeyPrefix) {
+		if err != nil {
+			return lambent.Principal{}, false
+		}
+		if k, stored, err := control.DecodeKey(e); err == nil && stored == sum {
+			return k.Principal(), true
+		}
+	}
+	return lambent.Principal{}, false
+}
+
+// Log is what the API has logged so far.
+func (w *World) Log() string {
+	w.log.mu.Lock()
+	defer w.log.mu.Unlock()
+	return w.log.text.String()
+}
+
+type log struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
 }
 
 type records struct{ w *World }
