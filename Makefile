@@ -6,7 +6,7 @@ export CGO_ENABLED := 0
 export GOFLAGS += -buildvcs=false
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-INIT := executor/process/initbin/lambent-init
+INSIDE := executor/process/initbin
 SOURCES := go.mod go.sum $(shell find . -name '*.go' -o -path './shim/*' -type f -o -path './cli/*' -type f | grep -v /testdata/)
 # The race detector needs cgo; nothing that we ship does.
 RACE := CGO_ENABLED=1 go test -race
@@ -23,8 +23,8 @@ setup: ## install what this machine lacks (Debian, idempotent)
 build: bin/lambent ## make bin/lambent, one static binary
 
 bin/lambent: $(SOURCES)
-	@mkdir -p bin $(dir $(INIT))
-	go build -trimpath -ldflags '-s -w' -o $(INIT) ./cmd/lambent-init
+	@mkdir -p bin $(INSIDE)
+	go build -trimpath -ldflags '-s -w' -o $(INSIDE)/ ./cmd/lambent-init ./cmd/lambent-exec
 	go build -trimpath -tags lambent_embed -ldflags '$(LDFLAGS)' -o $@ ./cmd/lambent
 
 up: setup build ## start Lambent, deploy the examples, call them, show the times; ONCE=1 stops by itself
@@ -62,6 +62,6 @@ fuzz: ## fuzz each parser for a minute
 	@scripts/fuzz
 
 clean: ## remove what was built
-	rm -rf bin bench/out executor/process/initbin
+	rm -rf bin bench/out $(INSIDE)
 
 .PHONY: help setup build up test test-integration test-cgroup2 lint bench bench-warm bench-cold bench-scale bench-deploy fuzz clean

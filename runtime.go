@@ -5,7 +5,7 @@ import "regexp"
 // Runtime says how the code of a function is loaded.
 type Runtime struct {
 	Name string
-	// Server means that the code answers HTTP by itself; otherwise a shim of ours loads a handler.
+	// Server means that the code answers HTTP by itself; otherwise a shim of ours loads a handler, or runs a command.
 	Server bool
 	// Command means that Settings.Command says what to run, and there is no handler.
 	Command bool
@@ -23,10 +23,10 @@ type Runtime struct {
 }
 
 // Streams tells whether the code of handler takes requests as they are, several at a time, with bodies that stream:
-// a server, a web-standard fetch, an ASGI or WSGI application. Other handlers get one whole request at a time, as an
-// event. It must be plain from the settings, before any code is loaded, so the name decides.
+// a server, a command, a web-standard fetch, an ASGI or WSGI application. Other handlers get one whole request at a time,
+// as an event. It must be plain from the settings, before any code is loaded, so the name decides.
 func (r Runtime) Streams(handler string) bool {
-	return r.Server || r.apps != nil && r.apps.MatchString(handler)
+	return r.Server || r.Command || r.apps != nil && r.apps.MatchString(handler)
 }
 
 var (
@@ -58,7 +58,7 @@ func RuntimeOf(name string) (rt Runtime, ok bool) {
 	case name == "http":
 		rt.Server, rt.Command = true, true
 	case name == "exec":
-		rt.Server, rt.Command, rt.concurrency = true, true, 10
+		rt.Command, rt.concurrency = true, 10
 	case name == "static":
 		rt.Server, rt.Tier = true, TierBuiltin
 		rt.Handler, rt.handlers, rt.handlerForm = ".", folderHandlerRE, "relative path of a folder in the bundle, or ."

@@ -37,9 +37,10 @@ const (
 	Python      Ability = "python"    // the runtime python3.11
 	Node        Ability = "node"      // a runtime nodejsNN
 	HTTPServer  Ability = "runtime http"
+	Exec        Ability = "runtime exec"
 )
 
-var abilities = []Ability{WebSocket, Concurrency, MemoryLimit, CPULimit, Processes, Files, Users, OwnUser, Signals, Survival, Python, Node, HTTPServer}
+var abilities = []Ability{WebSocket, Concurrency, MemoryLimit, CPULimit, Processes, Files, Users, OwnUser, Signals, Survival, Python, Node, HTTPServer, Exec}
 
 // Setup says how to make the executor of a tier.
 type Setup struct {
@@ -52,7 +53,7 @@ type Setup struct {
 	Leftovers func(dir string) ([]string, error)
 }
 
-//go:embed testdata/python/*.py testdata/node/*.js testdata/http/*
+//go:embed testdata/python/*.py testdata/node/*.js testdata/http/* testdata/exec/*
 var handlerCode embed.FS
 
 // kit is what the tests share.
@@ -98,6 +99,13 @@ var tests = []struct {
 	{"HTTPTrailer", HTTPServer, testHTTPTrailer},
 	{"HTTPCommands", HTTPServer, testHTTPCommands},
 	{"HTTPStartFailures", HTTPServer, testHTTPStartFailures},
+	{"ExecEcho", Exec, testExecEcho},
+	{"ExecEnv", Exec, testExecEnv},
+	{"ExecAnswers", Exec, testExecAnswers},
+	{"ExecStream", Exec, testExecStream},
+	{"ExecFailures", Exec, testExecFailures},
+	{"ExecKills", Exec, testExecKills},
+	{"ExecLogs", Exec, testExecLogs},
 	{"CloseStopsAll", "", testCloseStopsAll},
 	{"SweepAfterCrash", Survival, testSweepAfterCrash},
 	{"ThousandStarts", "", testThousandStarts},

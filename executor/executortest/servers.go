@@ -112,10 +112,10 @@ func testHTTPTrailer(t *testing.T, k *kit) {
 	}
 }
 
-// httpCode unpacks the bundle of servers that are no Go programs.
-func httpCode(t *testing.T) string {
+// scripts unpacks a folder of testdata as a bundle, whose shell scripts are executable.
+func scripts(t *testing.T, folder string) string {
 	t.Helper()
-	files, err := fs.Sub(handlerCode, "testdata/http")
+	files, err := fs.Sub(handlerCode, "testdata/"+folder)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,11 @@ func httpCode(t *testing.T) string {
 	if err := os.CopyFS(code, files); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.Chmod(code, 0o755), os.Chmod(code+"/dies.sh", 0o755), os.Chmod(code+"/deaf.sh", 0o755)); err != nil {
+	executable, err := filepath.Glob(filepath.Join(code, "*.sh"))
+	for _, path := range append(executable, code) {
+		err = errors.Join(err, os.Chmod(path, 0o755))
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	return code
@@ -137,7 +141,7 @@ func command(argv ...string) func(*lambent.Settings) {
 
 // testHTTPCommands runs servers that know nothing of Lambent.
 func testHTTPCommands(t *testing.T, k *kit) {
-	code := httpCode(t)
+	code := scripts(t, "http")
 	t.Run("node", func(t *testing.T) {
 		r := k.startCode(t, code, func(s *lambent.Settings) {
 			command("node", "server.js", "well")(s)
@@ -167,7 +171,7 @@ func testHTTPCommands(t *testing.T, k *kit) {
 }
 
 func testHTTPStartFailures(t *testing.T, k *kit) {
-	code := httpCode(t)
+	code := scripts(t, "http")
 	for _, c := range []struct {
 		name   string
 		change func(*lambent.Settings)

@@ -10,19 +10,24 @@ import (
 	"sync"
 )
 
-// initProgram builds lambent-init from source, once in the life of a process. It is for tests and "go run":
-// releases are built with the tag lambent_embed and carry it.
-var initProgram = sync.OnceValues(func() ([]byte, error) {
-	dir, err := os.MkdirTemp("", "lambent-init-")
+// initProgram and execProgram build what runs in sandboxes from source, once in the life of a process. They are for
+// tests and "go run": releases are built with the tag lambent_embed and carry it.
+var (
+	initProgram = sync.OnceValues(func() ([]byte, error) { return build("lambent-init") })
+	execProgram = sync.OnceValues(func() ([]byte, error) { return build("lambent-exec") })
+)
+
+func build(name string) ([]byte, error) {
+	dir, err := os.MkdirTemp("", name+"-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	file := filepath.Join(dir, "lambent-init")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", file, "lambent/cmd/lambent-init")
+	file := filepath.Join(dir, name)
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", file, "lambent/cmd/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build lambent-init (a release carries it, see the build tag lambent_embed): %w: %s", err, out)
+		return nil, fmt.Errorf("build %s (a release carries it, see the build tag lambent_embed): %w: %s", name, err, out)
 	}
 	return os.ReadFile(file)
-})
+}

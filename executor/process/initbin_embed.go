@@ -4,9 +4,13 @@ package process
 
 import _ "embed"
 
-// The Makefile builds the file before the program that embeds it.
+// The Makefile builds the files before the program that embeds them.
 //
 //go:embed initbin/lambent-init
-var embedded []byte
+var embeddedInit []byte
 
-func initProgram() ([]byte, error) { return embedded, nil }
+//go:embed initbin/lambent-exec
+var embeddedExec []byte
+
+func initProgram() ([]byte, error) { return embeddedInit, nil }
+func execProgram() ([]byte, error) { return embeddedExec, nil }

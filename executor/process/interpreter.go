@@ -67,7 +67,7 @@ func (s *shims) has(runtime string) bool {
 
 // find gives the interpreter of a runtime, and its version.
 func (s *shims) find(runtime string) (path, version string, err error) {
-	if rt, ok := lambent.RuntimeOf(runtime); !ok || rt.Server {
+	if rt, ok := lambent.RuntimeOf(runtime); !ok || rt.Server || rt.Command {
 		return "", "", lambent.Errorf(lambent.CodeTierUnavailable, "the process tier has no runtime %s", runtime)
 	}
 	paths := nodePaths
@@ -127,6 +127,23 @@ func (s *shims) version(path string) (string, error) {
 	return s.versions[path].version, nil
 }
 
+const execName = "lambent-exec"
+
+func installExec(dir string) error {
+	raw, err := execProgram()
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	file := filepath.Join(dir, execName)
+	if err := os.WriteFile(file, raw, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(file, 0o755) // whatever the umask
+}
+
 // get gives the folder with the shim of a runtime.
 func (s *shims) get(runtime, interpreter string) (string, error) {
 	s.mu.Lock()
@@ -136,8 +153,11 @@ func (s *shims) get(runtime, interpreter string) (string, error) {
 		return dir, nil
 	}
 	install := func() error { return python.Install(dir, interpreter) }
-	if isNode(runtime) {
+	switch {
+	case isNode(runtime):
 		install = func() error { return node.Install(dir) }
+	case runtime == "exec":
+		install = func() error { return installExec(dir) }
 	}
 	if err := install(); err != nil {
 		return "", err

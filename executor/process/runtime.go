@@ -36,6 +36,8 @@ func (e *Executor) programOf(spec executor.Spec) (program, error) {
 	case "http":
 		argv, err := findCommand(spec.CodeDir, s.Command)
 		return program{argv: argv, port: s.Port()}, err
+	case "exec":
+		return e.programOfExec(spec)
 	}
 	interpreter, _, err := e.shims.find(s.Runtime)
 	if err != nil {
@@ -49,6 +51,19 @@ func (e *Executor) programOf(spec executor.Spec) (program, error) {
 		return program{argv: node.Command(interpreter, s.Memory), shim: dir, heapFull: node.HeapFull}, nil
 	}
 	return program{argv: python.Command(interpreter), shim: dir}, nil
+}
+
+// programOfExec runs lambent-exec, which runs the command for each request.
+func (e *Executor) programOfExec(spec executor.Spec) (program, error) {
+	argv, err := findCommand(spec.CodeDir, spec.Revision.Settings.Command)
+	if err != nil {
+		return program{}, err
+	}
+	dir, err := e.shims.get("exec", "")
+	if err != nil {
+		return program{}, lambent.Errorf(lambent.CodeTierUnavailable, "runtime exec: %w", err)
+	}
+	return program{argv: append([]string{sandbox.RuntimeDir + "/" + execName}, argv...), shim: dir}, nil
 }
 
 func isNode(runtime string) bool { return strings.HasPrefix(runtime, "nodejs") }
@@ -76,7 +91,7 @@ func checkExecutable(codeDir, name string) error {
 }
 
 // anyProgram are the runtimes that need no interpreter of ours to choose.
-var anyProgram = []string{"go", "http"}
+var anyProgram = []string{"go", "http", "exec"}
 
 // Runtimes implements executor.Executor.
 func (e *Executor) Runtimes() []string {
