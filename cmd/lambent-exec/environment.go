@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,6 +38,9 @@ func (s *server) environment(r *http.Request) ([]string, error) {
 	}
 	if kind := h.Get("Content-Type"); kind != "" {
 		env["CONTENT_TYPE"] = kind
+	}
+	if route, err := url.PathUnescape(h.Get("Lambent-Route")); err == nil && route != "" {
+		env["LAMBENT_ROUTE"], env["LAMBENT_PATH_PARAMETERS"] = route, h.Get("Lambent-Path-Parameters")
 	}
 	for name, values := range h {
 		if passes(name) {

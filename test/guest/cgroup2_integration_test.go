@@ -38,11 +38,13 @@ func TestIntegrationCgroup2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// There is no Go in the guest: the test carries its lambent-init, as releases do, and finds its fixture built.
-	build("build", "-trimpath", "-ldflags", "-s -w", "-o", file("lambent-init"), "lambent/cmd/lambent-init")
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {
-		filepath.Join(strings.TrimSpace(string(root)), "executor/process/initbin/lambent-init"): file("lambent-init"),
-	}})
+	// There is no Go in the guest: the test carries what runs in sandboxes, as releases do, and finds its fixture built.
+	replace := map[string]string{}
+	for _, name := range []string{"lambent-init", "lambent-exec"} {
+		build("build", "-trimpath", "-ldflags", "-s -w", "-o", file(name), "lambent/cmd/"+name)
+		replace[filepath.Join(strings.TrimSpace(string(root)), "executor/process/initbin", name)] = file(name)
+	}
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": replace})
 	if err != nil {
 		t.Fatal(err)
 	}

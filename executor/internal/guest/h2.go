@@ -146,6 +146,10 @@ func (x *call2) request() (*http.Request, error) {
 	}
 	h["Lambent-Invocation"], h["Lambent-Trigger"] = []string{inv.ID}, []string{inv.Trigger}
 	h["Lambent-Deadline"] = []string{strconv.FormatInt(x.total.UnixMilli(), 10)}
+	if inv.Route != "" {
+		h["Lambent-Route"] = []string{url.PathEscape(inv.Route)}
+		h["Lambent-Path-Parameters"] = []string{inv.PathParameters.Encode()}
+	}
 	h["Te"] = []string{"trailers"} // which gRPC asks for, and which is true of us
 	if h["User-Agent"] == nil {
 		h["User-Agent"] = nil // else net/http adds its own
