@@ -37,6 +37,7 @@ const maxFiles = 253
 func (c *controlReader) Read(b []byte) (int, error) {
 	var rights [maxFiles*4 + 32]byte
 	n, size, _, _, err := c.conn.ReadMsgUnix(b, rights[:])
+	n = max(n, 0) // -1 comes with an error
 	if size == 0 {
 		return n, err
 	}
