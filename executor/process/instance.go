@@ -78,6 +78,9 @@ func (in *instance) watch() {
 			default: // only the first is waited for
 			}
 		})
+		for _, f := range control.take() { // came without their report
+			f.Close()
+		}
 	})
 	in.log.start(&readers)
 	go func() {

@@ -27,10 +27,9 @@ const (
 
 // inside is the part of a sandbox's loopback network that belongs to us: all ports of 127.0.0.1 are the function's.
 // Its first address has the HTTP proxy.
-var (
-	inside    = netip.MustParsePrefix("127.66.0.0/16")
-	proxyAddr = netip.MustParseAddrPort("127.66.0.1:3128")
-)
+var inside = netip.MustParsePrefix("127.66.0.0/16")
+
+const proxyPort = 3128
 
 // Gate lets one sandbox out, by its rules.
 type Gate struct {
@@ -57,9 +56,10 @@ type Gate struct {
 	unsaid int
 }
 
-// NewGate makes the gate of a sandbox; Close ends it. What fails is told to say, with its reason, which must not
-// block; it is called from many goroutines.
-func (p *Proxy) NewGate(rules []string, say func(text string)) (*Gate, error) {
+// NewGate makes the gate of a sandbox; Close ends it. The port taken, if not 0, is one that the function listens on at
+// all addresses: a socket of ours there would be in its way, so the HTTP proxy alone serves the rules with that port.
+// What fails is told to say, with its reason; it is called from many goroutines and must not block.
+func (p *Proxy) NewGate(rules []string, taken uint16, say func(text string)) (*Gate, error) {
 	g := &Gate{proxy: p, say: say, slots: make(chan struct{}, maxConns), idle: idleTime, open: map[*conn]struct{}{}}
 	for _, text := range rules {
 		rule, err := lambent.ParseEgress(text)
@@ -68,18 +68,22 @@ func (p *Proxy) NewGate(rules []string, say func(text string)) (*Gate, error) {
 		}
 		g.rules = append(g.rules, rule)
 	}
-	g.plan()
+	g.plan(taken)
 	g.ctx, g.stop = context.WithCancel(context.Background())
 	g.serveHTTP()
 	return g, nil
 }
 
 // plan finds a place inside for each rule with an exact host and port.
-func (g *Gate) plan() {
-	g.listen = []netip.AddrPort{proxyAddr}
+func (g *Gate) plan(taken uint16) {
+	at := netip.AddrPortFrom(inside.Addr().Next(), proxyPort)
+	if taken == proxyPort {
+		at = netip.AddrPortFrom(at.Addr(), proxyPort+1)
+	}
+	g.listen = []netip.AddrPort{at}
 	names := map[string]netip.Addr{}
 	for _, r := range g.rules {
-		if r.Port == 0 || strings.HasPrefix(r.Host, "*") {
+		if r.Port == 0 || uint16(r.Port) == taken || strings.HasPrefix(r.Host, "*") {
 			continue
 		}
 		addr, err := netip.ParseAddr(r.Host)
@@ -114,7 +118,7 @@ func (g *Gate) Hosts() string { return g.hosts.String() }
 
 // Env gives the environment variables that tell programs of the HTTP proxy.
 func (g *Gate) Env() map[string]string {
-	url := "http://" + proxyAddr.String()
+	url := "http://" + g.listen[0].String()
 	const no = "localhost,127.0.0.1,::1"
 	return map[string]string{
 		"HTTP_PROXY": url, "http_proxy": url, "HTTPS_PROXY": url, "https_proxy": url, "NO_PROXY": no, "no_proxy": no,

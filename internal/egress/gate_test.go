@@ -47,7 +47,7 @@ func open(t *testing.T, names map[string][]string, rules ...string) *fixture {
 	f := &fixture{t: t, names: names}
 	p := New(Options{Permit: []netip.Prefix{netip.MustParsePrefix(permitted + "/32")}, Resolve: f.resolve})
 	var err error
-	if f.Gate, err = p.NewGate(rules, f.say); err != nil {
+	if f.Gate, err = p.NewGate(rules, 0, f.say); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.Close)
@@ -157,8 +157,8 @@ func TestPlan(t *testing.T) {
 	p := New(Options{})
 	g, err := p.NewGate([]string{
 		"db.test:5432", "*.test:443", "*:80", "any.test:*", "db.test:5433", "API.test.:443", "192.0.2.7:443", "localhost:6379",
-		"[2001:db8::1]:80", "0.0.0.0:80", "127.66.0.2:5432", "127.0.0.1:6379", "db.test:5432",
-	}, nil)
+		"[2001:db8::1]:80", "0.0.0.0:80", "127.66.0.2:5432", "127.0.0.1:6379", "db.test:5432", "taken.test:8080",
+	}, 8080, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,12 @@ func TestPlan(t *testing.T) {
 	if env := g.Env(); env["HTTPS_PROXY"] != "http://127.66.0.1:3128" || env["https_proxy"] != env["HTTP_PROXY"] {
 		t.Errorf("the environment is %v", env)
 	}
-	if _, err := p.NewGate([]string{"nonsense"}, nil); !lambent.HasCode(err, lambent.CodeInvalidRequest) {
+	moved, err := p.NewGate([]string{"a.test:443"}, 3128, nil)
+	if err != nil || moved.Env()["HTTP_PROXY"] != "http://127.66.0.1:3129" {
+		t.Errorf("where its port is taken, the proxy is at %s, %v", moved.Env()["HTTP_PROXY"], err)
+	}
+	moved.Close()
+	if _, err := p.NewGate([]string{"nonsense"}, 0, nil); !lambent.HasCode(err, lambent.CodeInvalidRequest) {
 		t.Errorf("a rule that is none gives %v", err)
 	}
 }
@@ -581,7 +586,7 @@ func TestClose(t *testing.T) {
 }
 
 func TestServeTakesWhatItNeeds(t *testing.T) {
-	g, err := New(Options{}).NewGate([]string{"a.test:1"}, nil)
+	g, err := New(Options{}).NewGate([]string{"a.test:1"}, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
