@@ -41,7 +41,7 @@ func (a *app) initialise() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&runtime, "runtime", "python", "python, python3.N, nodejs, nodejsNN or go")
+	cmd.Flags().StringVar(&runtime, "runtime", "python", "python, python3.N, nodejs, nodejsNN, go or static")
 	return cmd
 }
 
@@ -61,7 +61,7 @@ func scaffold(dir, runtime string) (paths []string, err error) {
 	}
 	entries, err := templates.ReadDir(path.Join("template", kind))
 	if err != nil {
-		return nil, usagef("there is no runtime %q to begin with; use python, nodejs or go, or a version such as python3.11", runtime)
+		return nil, usagef("there is no runtime %q to begin with; use python, nodejs, go or static, or a version such as python3.11", runtime)
 	}
 	files := map[string]string{}
 	for _, entry := range entries {

@@ -228,7 +228,10 @@ func detectRuntime(dir string) (string, error) {
 	runtimes := slices.Sorted(maps.Keys(found))
 	switch len(runtimes) {
 	case 0:
-		return "", lambent.Errorf(lambent.CodeInvalidRequest, "%s has neither Python nor Node.js nor Go files", dir).
+		if _, err := os.Stat(filepath.Join(dir, "index.html")); err == nil {
+			return "static", nil
+		}
+		return "", lambent.Errorf(lambent.CodeInvalidRequest, "%s has neither Python nor Node.js nor Go files, nor an index.html", dir).
 			WithHint("say what runs it with --runtime, or begin with: lambent init DIR")
 	case 1:
 		return runtimes[0], nil

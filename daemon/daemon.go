@@ -20,7 +20,7 @@ import (
 	"lambent/code"
 	"lambent/control"
 	"lambent/dispatch"
-	"lambent/executor"
+	"lambent/executor/builtin"
 	"lambent/executor/process"
 	"lambent/gateway"
 	"lambent/gateway/route"
@@ -72,7 +72,7 @@ type node struct {
 	logs     *logs.Store
 	records  *record.Store
 	metrics  *metric.Metrics
-	process  executor.Executor
+	tiers    tiers
 	dispatch *dispatch.Dispatcher
 	invoker  lambent.Invoker
 	progress map[string]*route.Progress // of the watches, by the prefix of their keys
@@ -111,9 +111,9 @@ func (n *node) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	n.process = tier
+	n.tiers = tiers{lambent.TierProcess: tier, lambent.TierBuiltin: builtin.New()}
 	n.dispatch = dispatch.New(dispatch.Options{
-		Executors: map[string]executor.Executor{lambent.TierProcess: n.process},
+		Executors: n.tiers,
 		Tree:      n.code.Tree,
 		Secrets:   n.secrets.Values,
 		Log:       n.logs.Add,
@@ -161,9 +161,9 @@ func (n *node) serve(ctx context.Context) error {
 		Table: n.table, Routes: &n.routes, Invoker: n.invoker, Authenticate: authenticate, Public: loopback(functions),
 	}))
 	private := server(n.log, control.New(control.Options{
-		Version: n.cfg.Version, Store: n.store, Functions: n.table, Code: bundles{n.code}, Executor: n.process,
+		Version: n.cfg.Version, Store: n.store, Functions: n.table, Code: bundles{n.code}, Executor: n.tiers,
 		Ready: n.dispatch.Ready, Applied: n.applied, Invoker: n.invoker,
-		Records: n.records, Logs: logReader{n.logs, stopping}, Findings: n.process.Findings,
+		Records: n.records, Logs: logReader{n.logs, stopping}, Findings: n.tiers.findings,
 		Public: loopback(functions), Endpoint: func() string { return endpoints.Functions }, Authenticate: authenticate,
 		MakeKey: apikey.New, Secrets: n.secrets, Refresh: n.dispatch.Refresh,
 		Metrics: n.metrics.Handler(), Logger: n.log,
@@ -239,9 +239,7 @@ func (n *node) close() error {
 		cancel()
 		n.dispatch.Close(ctx)
 	}
-	if n.process != nil {
-		done("process tier", n.process.Close())
-	}
+	done("tiers", n.tiers.close())
 	n.watching.Wait()
 	if n.records != nil {
 		done("records", n.records.Close())

@@ -13,6 +13,7 @@ func TestExamples(t *testing.T) {
 	for name, argv := range map[string][]string{
 		"hello":     {"/usr/bin/python3", "-B", "-m", "unittest", "-v"},
 		"wordcount": {"go", "test", "./..."},
+		"site":      {"node", "--test"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			track(t, name)

@@ -217,7 +217,7 @@ func (c *codeMap) Open(digest string) (io.ReadCloser, error) {
 type runtimes struct{}
 
 func (runtimes) Runtimes() []string {
-	return []string{"go", "python3.9", "python3.11", "nodejs18", "nodejs20"}
+	return []string{"go", "python3.9", "python3.11", "nodejs18", "nodejs20", "static"}
 }
 func (runtimes) Root(runtime string) (string, error) {
 	if runtime == "python3.12" {

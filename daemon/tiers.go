@@ -1,0 +1,44 @@
+package daemon
+
+import (
+	"errors"
+
+	"lambent"
+	"lambent/executor"
+)
+
+// tiers are the node's executors by tier. To those who ask what the node can run they are one: each runtime has
+// its tier.
+type tiers map[string]executor.Executor
+
+// Root is that of the executor of the runtime's tier; see [executor.Executor].
+func (t tiers) Root(runtime string) (string, error) {
+	rt, ok := lambent.RuntimeOf(runtime)
+	if e := t[rt.Tier]; ok && e != nil {
+		return e.Root(runtime)
+	}
+	return "", lambent.Errorf(lambent.CodeTierUnavailable, "this node cannot run %s", runtime)
+}
+
+// Runtimes are those of all executors.
+func (t tiers) Runtimes() (all []string) {
+	for _, e := range t {
+		all = append(all, e.Runtimes()...)
+	}
+	return all
+}
+
+func (t tiers) findings() (all []lambent.Finding) {
+	for _, e := range t {
+		all = append(all, e.Findings()...)
+	}
+	return all
+}
+
+func (t tiers) close() error {
+	var errs []error
+	for _, e := range t {
+		errs = append(errs, e.Close())
+	}
+	return errors.Join(errs...)
+}
