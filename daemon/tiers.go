@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"errors"
+	"maps"
+	"slices"
 
 	"lambent"
 	"lambent/executor"
@@ -22,15 +24,15 @@ func (t tiers) Root(runtime string) (string, error) {
 
 // Runtimes are those of all executors.
 func (t tiers) Runtimes() (all []string) {
-	for _, e := range t {
-		all = append(all, e.Runtimes()...)
+	for _, tier := range slices.Sorted(maps.Keys(t)) {
+		all = append(all, t[tier].Runtimes()...)
 	}
 	return all
 }
 
 func (t tiers) findings() (all []lambent.Finding) {
-	for _, e := range t {
-		all = append(all, e.Findings()...)
+	for _, tier := range slices.Sorted(maps.Keys(t)) {
+		all = append(all, t[tier].Findings()...)
 	}
 	return all
 }
