@@ -19,7 +19,7 @@ import (
 
 // settingFlags are the settings that have a flag of their own; --set takes any.
 var settingFlags = []struct{ flag, field, usage string }{
-	{"runtime", "runtime", "what runs it: python or nodejs (the latest), python3.N, nodejsNN or go; found out when absent"},
+	{"runtime", "runtime", "what runs it: python or nodejs (the latest), python3.N, nodejsNN, go, http or exec; found out when absent"},
 	{"handler", "handler", "module.function (python), module.export (nodejs) or path of the executable (go)"},
 	{"memory", "memory", "MiB"},
 	{"cpu", "cpu", "thousandths of a core"},

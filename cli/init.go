@@ -41,7 +41,7 @@ func (a *app) initialise() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&runtime, "runtime", "python", "python, python3.N, nodejs, nodejsNN, go or static")
+	cmd.Flags().StringVar(&runtime, "runtime", "python", "python, python3.N, nodejs, nodejsNN, go, http, exec or static")
 	return cmd
 }
 
@@ -61,7 +61,7 @@ func scaffold(dir, runtime string) (paths []string, err error) {
 	}
 	entries, err := templates.ReadDir(path.Join("template", kind))
 	if err != nil {
-		return nil, usagef("there is no runtime %q to begin with; use python, nodejs, go or static, or a version such as python3.11", runtime)
+		return nil, usagef("there is no runtime %q to begin with; use python, nodejs, go, http, exec or static, or a version such as python3.11", runtime)
 	}
 	files := map[string]string{}
 	for _, entry := range entries {
@@ -88,7 +88,11 @@ func scaffold(dir, runtime string) (paths []string, err error) {
 		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "%w", err)
 	}
 	for _, p := range paths {
-		if err := os.WriteFile(p, []byte(files[filepath.Base(p)]), 0o644); err != nil {
+		text, mode := files[filepath.Base(p)], os.FileMode(0o644)
+		if strings.HasPrefix(text, "#!") {
+			mode = 0o755
+		}
+		if err := os.WriteFile(p, []byte(text), mode); err != nil {
 			return nil, err
 		}
 	}
