@@ -156,6 +156,29 @@ func prepare(r *http.Request, inv *lambent.Invocation) {
 	h["X-Forwarded-For"] = []string{client}
 	h["X-Forwarded-Proto"] = []string{proto}
 	h["X-Forwarded-Host"] = []string{r.Host}
+	delete(h, "X-Forwarded-Prefix")
+	if prefix := mount(r, inv.Target); prefix != "" {
+		h["X-Forwarded-Prefix"] = []string{prefix}
+	}
+}
+
+// mount gives the path that the client sees before the target, so that a function can write links; "" where there
+// is none, or where the target is no part of what was asked for.
+func mount(r *http.Request, target string) string {
+	asked := r.RequestURI
+	if !strings.HasPrefix(asked, "/") {
+		asked = r.URL.RequestURI() // absolute form
+	}
+	asked, _, _ = strings.Cut(asked, "?")
+	target, _, _ = strings.Cut(target, "?")
+	if target == "/" {
+		return strings.TrimSuffix(asked, "/")
+	}
+	prefix, found := strings.CutSuffix(asked, target)
+	if !found {
+		return ""
+	}
+	return prefix
 }
 
 func validRequestID(id string) bool {

@@ -162,6 +162,26 @@ func TestHeaderHygiene(t *testing.T) {
 	}
 }
 
+func TestForwardedPrefix(t *testing.T) {
+	var got *lambent.Invocation
+	srv := open(t, func(_ context.Context, inv *lambent.Invocation) (*lambent.Response, error) {
+		got = inv
+		return text(200, ""), nil
+	}, nil)
+	for _, c := range []struct{ host, target, want string }{
+		{"", "/fn/hello", "/fn/hello"}, {"", "/fn/hello/", "/fn/hello"}, {"", "/fn/hello?x=/fn", "/fn/hello"},
+		{"", "/fn/hello/a%2Fb/c?x=1", "/fn/hello"}, {"hello.default.localhost", "/fn/hello/a", ""},
+	} {
+		req := request(t, "GET", srv.URL+c.target, nil)
+		req.Host = c.host
+		req.Header.Set("X-Forwarded-Prefix", "/evil")
+		get(t, req)
+		if prefix := got.Header.Get("X-Forwarded-Prefix"); prefix != c.want {
+			t.Errorf("%s %s: prefix %q, want %q", c.host, c.target, prefix, c.want)
+		}
+	}
+}
+
 func TestKeyedFunction(t *testing.T) {
 	srv := open(t, func(_ context.Context, inv *lambent.Invocation) (*lambent.Response, error) {
 		return text(200, "auth="+inv.Header.Get("Authorization")), nil
