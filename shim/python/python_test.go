@@ -37,13 +37,19 @@ func TestShim(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	run(t, "tests")
+}
+
+// run runs the Python tests in a folder.
+func run(t *testing.T, folder string, env ...string) {
+	t.Helper()
 	_, argv := install(t)
 	command, err := json.Marshal(argv)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), interpreter, "-B", "-m", "unittest", "discover", "-s", "tests")
-	cmd.Env = append(os.Environ(), "SHIM_COMMAND="+string(command))
+	cmd := exec.CommandContext(t.Context(), interpreter, "-B", "-m", "unittest", "discover", "-s", folder)
+	cmd.Env = append(append(os.Environ(), "SHIM_COMMAND="+string(command)), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
