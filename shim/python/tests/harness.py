@@ -84,6 +84,16 @@ class Shim:
     def stderr(self):
         return (self.process.stderr.read() or b"").decode()
 
+    def hear(self, read, part):
+        """Waits until what read gives, stdout or stderr, holds part."""
+        told, end = "", time.monotonic() + LIMIT
+        while part not in told:
+            told += read()
+            if time.monotonic() > end:
+                raise AssertionError("%r does not come, only %r" % (part, told))
+            time.sleep(0.001)
+        return told
+
 
 class Answer:
     """A parsed answer."""

@@ -140,7 +140,7 @@ class WebSocket(ShimTest):
             peer.c.sendall(raw + frame(1, b"too late"))
             self.assertEqual(peer.frame(), (0x88, struct.pack(">H", code)))
             self.assertEqual(peer.c.recv(1), b"")
-            self.assertEqual(shim.process.stdout.read().decode(), "websocket.disconnect %s\n" % told)
+            shim.hear(shim.stdout, "websocket.disconnect %s\n" % told)
 
     def test_the_app_closes(self):
         shim = self.app()
@@ -148,7 +148,7 @@ class WebSocket(ShimTest):
             peer = self.open(shim)
             peer.c.sendall(frame(1, text))
             self.assertEqual(peer.closed(), want)
-        self.assertIn("ValueError: as asked", shim.stderr())
+        shim.hear(shim.stderr, "ValueError: as asked")
 
     def test_violations(self):
         cases = [
@@ -186,10 +186,7 @@ class WebSocket(ShimTest):
             peer.c.sendall(frame(1, b"x"))
             peer.frame()
             peer.c.shutdown(1) if half else peer.c.close()
-            told = ""
-            while "disconnect" not in told:
-                told += shim.stdout()
-            self.assertIn("websocket.disconnect 1006", told)
+            shim.hear(shim.stdout, "websocket.disconnect 1006")
         self.assertEqual(shim.stderr(), "")
 
     def test_refusals(self):

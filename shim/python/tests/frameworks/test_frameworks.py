@@ -179,7 +179,7 @@ class FastAPI(FrameworkTest):
         self.assertEqual(self.call(shim, "/nothing").status, 404)
         self.assertEqual(self.call(shim, "/later").json(), "now")
         self.assertEqual(self.call(shim, "/raise").status, 500)  # Starlette's own answer
-        self.assertIn("KeyError: 'as asked'", shim.stderr())
+        shim.hear(shim.stderr, "KeyError: 'as asked'")
         with shim.connect() as c:
             c.sendall(request(trigger="http", target="/stream", method="GET"))
             got = b""
