@@ -6,7 +6,7 @@ import socket
 
 from . import event, report
 from .server import READY, failed, flush, is_ready
-from .wire import Answer, BadResponse, Refused, take_head
+from .wire import Answer, BadResponse, Refused, answer, take_head
 
 _BACKLOG = 4096
 _MUCH = 256 << 10  # bytes of a body that wait for the application before the sender must
@@ -141,14 +141,14 @@ class Connection(asyncio.Protocol):
                 if request is None:
                     return
                 if is_ready(request):
-                    self.transport.write(Answer("OPTIONS", *READY[:2], False).piece(b"", True))
+                    self.transport.write(answer("OPTIONS", *READY, False))
                     continue
                 self.exchange = exchange = Exchange(self, request, self._buffer)
                 exchange.task = self.server.spawn(self.server.serve(exchange))
                 exchange.feed()
         except Refused as refused:
-            status, fields, body = report.refusal(refused.status, refused.code, "HTTP", refused.message)
-            self.transport.write(Answer("GET", status, fields, True).piece(body, True))
+            told = report.refusal(refused.status, refused.code, "HTTP", refused.message)
+            self.transport.write(answer("GET", *told, True))
             self.transport.close()
 
     def finish(self, keep):
@@ -296,10 +296,10 @@ class Exchange:
             await self.connection.drain()
 
     def send(self, status, fields, body):
-        """Sends a whole answer."""
-        self.begin(status, fields)
+        """Sends a whole answer, whose fields are the shim's own."""
         flush()
-        self.connection.transport.write(self.answer.piece(body, True))
+        close = self.connection.server.stopping
+        self.connection.transport.write(answer(self.request.method, status, fields, body, close))
         self._finish(True)
 
     def _finish(self, keep):

@@ -107,7 +107,7 @@ def scope_of(exchange, kind, state):
         "raw_path": (prefix + path).encode("latin-1"),
         "query_string": query.encode("latin-1"),
         "root_path": prefix,
-        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.fields],
+        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.fields()],
         "client": (client, 0) if (client := forwarded.client(headers)) else None,
         "server": (host, int(port)),
         "state": state.copy(),

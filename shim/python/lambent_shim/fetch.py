@@ -64,17 +64,17 @@ def request_of(exchange):
     origin = request.headers.get("host") or "%s:%s" % (host, port)
     path = event.unquote(request.target.partition("?")[0]).decode("utf-8", "replace")
     url = "%s://%s%s%s" % (scheme, origin, forwarded.prefix(request.headers), request.target)
-    return Request(request.method, url, path, Headers(request.fields), exchange.read)
+    return Request(request.method, url, path, Headers(request.fields()), exchange.read)
 
 
 async def _send(exchange, response):
     body = response.body
     if isinstance(body, str):
         body = body.encode("utf-8")
-    if body is None or isinstance(body, bytes):
-        exchange.send(response.status, of_app(response.headers.items()), body or b"")
-        return
     exchange.begin(response.status, of_app(response.headers.items()))
+    if body is None or isinstance(body, bytes):
+        await exchange.write(body or b"", True)
+        return
     await exchange.write(b"", False)  # the head need not wait for the body
     pieces = body.__aiter__()
     try:

@@ -63,12 +63,17 @@ def check_field(name, value):
 class Request:
     """One request.
 
-    headers has the fields by their names in lower case, repeated ones joined; fields has them one by one, in lower
-    case too, without those of the host's own. coming takes the body out of what arrives and is None when there is
-    no body; body is for whoever reads it whole.
+    headers has the fields by their names in lower case, repeated ones joined. coming takes the body out of what
+    arrives and is None when there is no body; body is for whoever reads it whole.
     """
 
-    __slots__ = ("method", "target", "headers", "fields", "coming", "body")
+    __slots__ = ("method", "target", "headers", "coming", "body", "_lines")  # the last are those of the head
+
+    def fields(self):
+        """Gives the fields one by one, names in lower case, without those of the host's own."""
+        pairs = (line.partition(":")[::2] for line in self._lines[1:])
+        fields = ((name.lower(), value.strip(" \t")) for name, value in pairs)
+        return [field for field in fields if not field[0].startswith("lambent-")]
 
 
 def parse(head):
@@ -82,15 +87,13 @@ def parse(head):
         raise malformed("the request line is not that of HTTP/1.1")
     request.method, request.target, _ = start
     request.headers = headers = {}
-    request.fields = fields = []
+    request._lines = lines
     for line in lines[1:]:
         name, colon, value = line.partition(":")
         if not colon or not is_token(name):
             raise malformed("a header line has no valid name")
         name = name.lower()
         value = value.strip(" \t")
-        if not name.startswith("lambent-"):
-            fields.append((name, value))
         if name in headers:
             value = headers[name] + ("; " if name == "cookie" else ",") + value
         headers[name] = value
@@ -235,6 +238,23 @@ def _line(buffer, limit):
     return line
 
 
+def answer(method, status, fields, body, close):
+    """Gives the bytes of a whole answer. Fields are pairs of strings, and valid; none is about the framing."""
+    framing = None if status == 204 or status == 304 else "Content-Length: %d" % len(body)
+    out = _head(status, fields, framing, close)
+    return out if framing is None or method == "HEAD" else out + body
+
+
+def _head(status, fields, framing, close):
+    lines = ["HTTP/1.1 %d " % status]
+    lines += ["%s: %s" % field for field in fields]
+    if framing:
+        lines.append(framing)
+    if close:
+        lines.append("Connection: close")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
 class Answer:
     """The bytes of an answer whose body comes in pieces.
 
@@ -270,7 +290,7 @@ class Answer:
             self._left -= len(data)
             if self._left < 0 or last and self._left:
                 raise BadResponse("the body is %s than its content-length" % ("longer" if self._left < 0 else "shorter"))
-        head = b"" if self.begun else self._head(data if last and not trailers else None)
+        head = b"" if self.begun else self._begin(data if last and not trailers else None)
         self.begun = True
         if self._bare:
             return head
@@ -283,20 +303,17 @@ class Answer:
             head += ("0\r\n%s\r\n" % "".join(lines)).encode("latin-1")
         return head
 
-    def _head(self, whole):
-        lines = ["HTTP/1.1 %d " % self._status]
-        lines += ["%s: %s" % field for field in self._fields]
+    def _begin(self, whole):
+        framing = None
         if self._status == 204:
             self._length = None
         elif self._length is None and whole is not None and (not self._bare or self._method == "HEAD" and whole):
             self._length = len(whole)
         if self._length is not None:
-            lines.append("Content-Length: %d" % self._length)
+            framing = "Content-Length: %d" % self._length
         elif not self._bare:
-            lines.append("Transfer-Encoding: chunked")
-        if self._close:
-            lines.append("Connection: close")
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+            framing = "Transfer-Encoding: chunked"
+        return _head(self._status, self._fields, framing, self._close)
 
 
 class Connection:
@@ -339,7 +356,9 @@ class Connection:
         request = self.head()
         if coming := request.coming:
             coming.bound()
-            request.body = b"".join(self.pieces(coming))
+            request.body = coming.take(self._buffer)
+            if not coming.done:
+                request.body += b"".join(self.pieces(coming))
         return request
 
     def _receive(self):
@@ -357,7 +376,7 @@ class Connection:
 
     def write(self, status, fields, body, close):
         """Sends an answer."""
-        self.sock.sendall(Answer(self.method, status, fields, close).piece(body, True))
+        self.sock.sendall(answer(self.method, status, fields, body, close))
 
 
 def malformed(message):
