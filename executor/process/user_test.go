@@ -45,7 +45,7 @@ func TestUnprivileged(t *testing.T) {
 	if needsRoot(t) {
 		return
 	}
-	tests := "^(TestConformance|TestOrphansEndThemselves|TestJob|TestJobEnds|TestLongPath|TestWatch)$"
+	tests := "^(TestConformance|TestOrphansEndThemselves|TestJob|TestJobEnds|TestLongPath|TestWatch|TestEgress.*)$"
 	t.Log(asUser(t, tests, nil))
 }
 
