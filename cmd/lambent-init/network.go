@@ -2,9 +2,11 @@ package main
 
 import (
 	"encoding/binary"
-	"net/netip"
+	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"lambent/internal/sandbox"
 )
 
 func loopbackUp() error {
@@ -22,33 +24,31 @@ func loopbackUp() error {
 }
 
 // listen makes listening TCP sockets. An address that is none of the loopback net becomes one of this sandbox.
-func listen(addresses []string) ([]int, error) {
+func listen(addresses []sandbox.Address) ([]int, error) {
 	var fds []int
-	added := map[netip.Addr]bool{}
-	for _, text := range addresses {
-		at, err := netip.ParseAddrPort(text)
-		if err == nil && !at.Addr().IsLoopback() && !added[at.Addr()] {
-			added[at.Addr()] = true
-			err = addAddress(at.Addr())
-		}
-		if err != nil {
-			return nil, step("give "+text+" to the loopback interface", err)
+	added := map[[4]byte]bool{}
+	for _, at := range addresses {
+		if at.IP[0] != 127 && !added[at.IP] {
+			added[at.IP] = true
+			if err := addAddress(at.IP); err != nil {
+				return nil, step(fmt.Sprintf("give %d to the loopback interface", at.IP), err)
+			}
 		}
 		fd, err := listenTCP(at)
 		if err != nil {
-			return nil, step("listen on "+text, err)
+			return nil, step(fmt.Sprintf("listen on %d port %d", at.IP, at.Port), err)
 		}
 		fds = append(fds, fd)
 	}
 	return fds, nil
 }
 
-func listenTCP(at netip.AddrPort) (int, error) {
+func listenTCP(at sandbox.Address) (int, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return 0, err
 	}
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: int(at.Port), Addr: at.IP}); err != nil {
 		return 0, err
 	}
 	return fd, unix.Listen(fd, unix.SOMAXCONN)
@@ -56,7 +56,7 @@ func listenTCP(at netip.AddrPort) (int, error) {
 
 // addAddress gives an IPv4 address to the loopback interface, which is number 1 in each network namespace, by
 // rtnetlink(7). The older ioctl would give it the whole net of the address's class.
-func addAddress(addr netip.Addr) error {
+func addAddress(ip [4]byte) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
@@ -72,7 +72,7 @@ func addAddress(addr netip.Addr) error {
 	m = native.AppendUint32(m, 1)
 	m = native.AppendUint16(m, unix.SizeofRtAttr+4)
 	m = native.AppendUint16(m, unix.IFA_LOCAL)
-	m = append(m, addr.AsSlice()...)
+	m = append(m, ip[:]...)
 	if err := unix.Sendto(fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}

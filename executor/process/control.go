@@ -66,7 +66,7 @@ func (in *instance) withEgress(s sandbox.Spec) sandbox.Spec {
 	}
 	s.Hosts = in.gate.Hosts()
 	for _, at := range in.gate.Listen() {
-		s.Listen = append(s.Listen, at.String())
+		s.Listen = append(s.Listen, sandbox.Address{IP: at.Addr().As4(), Port: at.Port()})
 	}
 	return s
 }

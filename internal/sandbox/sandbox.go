@@ -49,7 +49,7 @@ type Spec struct {
 	Work     int64         // room in WorkDir, where the program begins then; 0 for no such folder
 	Hostname string        // at most 64 bytes
 	Hosts    string        // lines that /etc/hosts begins with
-	Listen   []string      // addresses and ports inside, of IPv4, whose listening TCP sockets the host gets; see Report.Listening
+	Listen   []Address     // where it listens inside for the host, which gets the sockets; see Report.Listening
 	ID       int           // user and group of the function; not with None
 	TmpBytes int64         // room in /tmp, and in /dev/shm
 	Argv     []string      // Argv[0] is a path inside
@@ -59,6 +59,12 @@ type Spec struct {
 	Join     []string      // files of the host by which a process joins the function's cgroups, see cgroup.Group
 	Orphan   time.Duration // how long it lives without a host
 	Secrets  Secrets
+}
+
+// Address is where a TCP socket listens.
+type Address struct {
+	IP   [4]byte
+	Port uint16
 }
 
 // Dial asks lambent-init for a connection to a port of the sandbox's own loopback, which no host can reach.
