@@ -49,7 +49,7 @@ func tryStart(t *testing.T, cfg daemon.Config) (*node, error) {
 	done := make(chan error, 1)
 	cfg.Listen, cfg.Control, cfg.Version, cfg.Drain = "127.0.0.1:0", "127.0.0.1:0", "test", 5*time.Second
 	cfg.Serving = func(e daemon.Endpoints) { serving <- e }
-	if testing.Verbose() {
+	if testing.Verbose() && cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}
 	go func() { done <- daemon.Run(ctx, cfg) }()
