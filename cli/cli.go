@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 
@@ -144,11 +145,20 @@ func (a *app) inNamespace(cmd *cobra.Command) *cobra.Command {
 }
 
 func connect() (*client.Client, error) {
-	url, key, err := endpoint()
+	e, err := target()
 	if err != nil {
 		return nil, err
 	}
-	return client.New(url, key)
+	c, err := client.New(e.url, e.key)
+	if err != nil || e.ca == "" {
+		return c, err
+	}
+	pem, err := os.ReadFile(e.ca)
+	if err != nil {
+		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "cannot read the certificates to trust in: %w", err).
+			WithHint("LAMBENT_CA names a PEM file, or nothing")
+	}
+	return c, c.Trust(pem)
 }
 
 func printJSON(w io.Writer, v any) {

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 			os.Exit(Run(context.Background(), root))
 		},
 		"write-context": func() {
-			path, err := WriteContext(os.Args[1], os.Args[2])
+			path, err := WriteContext(os.Args[1], os.Args[2], "")
 			if err != nil {
 				log.Fatal(err)
 			}

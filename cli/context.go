@@ -17,6 +17,7 @@ const defaultURL = "http://127.0.0.1:8081"
 type contextFile struct {
 	URL     string `json:"url"`
 	KeyFile string `json:"key_file"`
+	CAFile  string `json:"ca_file,omitempty"`
 }
 
 func contextPath() (string, error) {
@@ -28,16 +29,17 @@ func contextPath() (string, error) {
 	return filepath.Join(dir, "lambent", "context.json"), nil
 }
 
-// WriteContext makes later commands of this user speak to the control API at url with the key in keyFile.
+// WriteContext makes later commands of this user speak to the control API at url with the key in keyFile,
+// and trust in the certificates in caFile, too, unless that is "".
 // It gives the path of what it wrote, which appears there whole or not at all.
-func WriteContext(url, keyFile string) (path string, err error) {
+func WriteContext(url, keyFile, caFile string) (path string, err error) {
 	if path, err = contextPath(); err != nil {
 		return "", err
 	}
 	if keyFile, err = filepath.Abs(keyFile); err != nil {
 		return "", err
 	}
-	raw, err := json.MarshalIndent(contextFile{url, keyFile}, "", "  ")
+	raw, err := json.MarshalIndent(contextFile{url, keyFile, caFile}, "", "  ")
 	if err != nil {
 		return "", err
 	}
@@ -58,29 +60,42 @@ func WriteContext(url, keyFile string) (path string, err error) {
 	return path, nil
 }
 
-// endpoint gives the URL and key to use: LAMBENT_URL and LAMBENT_KEY, then the context. The key of the
+// endpoint is where commands send their requests.
+type endpoint struct {
+	url, key string
+	ca       string // file of certificates to trust in beside the machine's, or ""
+}
+
+// target gives the endpoint to use: LAMBENT_URL, LAMBENT_KEY and LAMBENT_CA, then the context. The key of the
 // context is for its own URL only: another server must not get to see it.
-func endpoint() (url, key string, err error) {
-	url, key = os.Getenv("LAMBENT_URL"), os.Getenv("LAMBENT_KEY")
-	if url != "" && key != "" {
-		return url, key, nil
+func target() (endpoint, error) {
+	e := endpoint{os.Getenv("LAMBENT_URL"), os.Getenv("LAMBENT_KEY"), os.Getenv("LAMBENT_CA")}
+	if e.url != "" && e.key != "" {
+		return e, nil
 	}
 	c, err := readContext()
 	if err != nil {
-		return "", "", err
+		return e, err
 	}
-	if url == "" {
-		url = c.URL
+	if e.url == "" {
+		e.url = c.URL
 	}
-	if key != "" || c.KeyFile == "" || strings.TrimSuffix(url, "/") != strings.TrimSuffix(c.URL, "/") {
-		return url, key, nil
+	if strings.TrimSuffix(e.url, "/") != strings.TrimSuffix(c.URL, "/") {
+		return e, nil
+	}
+	if e.ca == "" {
+		e.ca = c.CAFile
+	}
+	if e.key != "" || c.KeyFile == "" {
+		return e, nil
 	}
 	raw, err := os.ReadFile(c.KeyFile)
 	if err != nil {
-		return "", "", lambent.Errorf(lambent.CodeForbidden, "cannot read the key: %w", err).
+		return e, lambent.Errorf(lambent.CodeForbidden, "cannot read the key: %w", err).
 			WithHint("run as the user that runs `lambent up`, or set LAMBENT_KEY")
 	}
-	return url, strings.TrimSpace(string(raw)), nil
+	e.key = strings.TrimSpace(string(raw))
+	return e, nil
 }
 
 func readContext() (contextFile, error) {

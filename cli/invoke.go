@@ -110,16 +110,15 @@ func (a *app) request(cmd *cobra.Command, c *client.Client, name, method, path, 
 		req.Header.Set("Content-Type", contentType)
 	}
 	if slices.ContainsFunc(served, func(t lambent.Target) bool { return keyed(t.Revision.Settings.Auth, system.Public) }) {
-		_, key, err := endpoint()
+		e, err := target()
 		if err != nil {
 			return nil, err
 		}
-		req.Header.Set("Authorization", "Bearer "+key)
+		req.Header.Set("Authorization", "Bearer "+e.key)
 	}
-	once := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	resp, err := once.Do(req)
+	resp, err := c.Public(req)
 	if err != nil {
-		return nil, lambent.Errorf(lambent.CodeInternal, "cannot reach the function: %w", err)
+		return nil, err
 	}
 	return &client.Answer{Invocation: resp.Header.Get("Lambent-Invocation"), Status: resp.StatusCode, Header: resp.Header, Body: resp.Body}, nil
 }

@@ -5,6 +5,8 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,6 +35,32 @@ func New(rawURL, key string) (*Client, error) {
 			WithHint("use one such as http://127.0.0.1:8081")
 	}
 	return &Client{url: strings.TrimSuffix(rawURL, "/"), key: key, http: &http.Client{}}, nil
+}
+
+// Trust lets c also trust in servers that show one of the certificates in pem, or one that those have signed. It must
+// come before the first request.
+func (c *Client) Trust(pem []byte) error {
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool() // this machine trusts in nobody
+	}
+	if !roots.AppendCertsFromPEM(pem) {
+		return lambent.Errorf(lambent.CodeInvalidRequest, "there is no certificate among those to trust in").WithHint("name a PEM file")
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	c.http.Transport = transport
+	return nil
+}
+
+// Public sends a request as it is, to a URL that functions are at, and follows no redirection.
+func (c *Client) Public(req *http.Request) (*http.Response, error) {
+	once := http.Client{Transport: c.http.Transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := once.Do(req)
+	if err != nil {
+		return nil, lambent.Errorf(lambent.CodeInternal, "cannot reach the function: %w", err)
+	}
+	return resp, nil
 }
 
 // URL is where the client sends its requests.

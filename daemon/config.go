@@ -3,11 +3,12 @@ package daemon
 import (
 	"encoding/json"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
+
+	"lambent/internal/keypair"
 )
 
 // Config says how to run a daemon. Data is needed.
@@ -15,6 +16,9 @@ type Config struct {
 	Data    string // folder of everything that is kept
 	Listen  string // address of the functions listener; default 127.0.0.1:8080, port 0 for any
 	Control string // address of the control listener; default 127.0.0.1:8081, port 0 for any
+	// TLS are the certificates of the functions listener, chosen by the name that a client asks for. The control
+	// listener takes them too, unless only this machine reaches it.
+	TLS []keypair.Files
 	// EgressPermit are private networks that egress rules of functions may allow; see egress.Options.
 	EgressPermit []netip.Prefix
 	AcceptLoss   bool // open a store that lost acknowledged writes
@@ -30,6 +34,8 @@ type Endpoints struct {
 	Functions string `json:"functions"`
 	Control   string `json:"control"`
 	KeyFile   string `json:"key_file"`
+	// CAFile holds a certificate to trust in, beside those that the machine trusts in; "" without TLS.
+	CAFile string `json:"ca_file,omitempty"`
 	// NewKey says that this start made the key.
 	NewKey bool `json:"-"`
 }
@@ -53,21 +59,6 @@ func (c *Config) complete() {
 }
 
 func (c *Config) path(name string) string { return filepath.Join(c.Data, name) }
-
-// url gives a URL that this machine reaches l by.
-func url(l net.Listener) string {
-	addr := l.Addr().(*net.TCPAddr)
-	host, port, err := net.SplitHostPort(addr.String())
-	if err != nil {
-		panic(err) // a TCP address is host and port
-	}
-	if addr.IP.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	return "http://" + net.JoinHostPort(host, port)
-}
-
-func loopback(l net.Listener) bool { return l.Addr().(*net.TCPAddr).IP.IsLoopback() }
 
 // writeEndpoints makes endpoints.json appear whole.
 func (c *Config) writeEndpoints(e Endpoints) error {

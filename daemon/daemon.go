@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"os"
 	"sync"
-	"time"
 
 	"lambent"
 	"lambent/auth/apikey"
@@ -143,6 +142,10 @@ func (n *node) pools() iter.Seq[metric.Pool] {
 
 // serve listens, serves until ctx ends, and drains.
 func (n *node) serve(ctx context.Context) error {
+	certs, err := n.certificates()
+	if err != nil {
+		return err
+	}
 	functions, err := n.listeners.listen(n.cfg.Listen)
 	if err != nil {
 		return err
@@ -153,26 +156,33 @@ func (n *node) serve(ctx context.Context) error {
 		return err
 	}
 	defer admin.Close()
-	endpoints := Endpoints{Functions: url(functions), Control: url(admin), KeyFile: n.cfg.path("admin.key"), NewKey: n.newKey}
+	adminCerts := certs
+	if loopback(admin) {
+		adminCerts = nil
+	}
+	endpoints := Endpoints{Functions: url(functions, certs), Control: url(admin, adminCerts), KeyFile: n.cfg.path("admin.key"), NewKey: n.newKey}
+	if certs != nil {
+		endpoints.CAFile = n.cfg.TLS[0].Cert
+	}
 	authenticate := func(r *http.Request) (lambent.Principal, bool) { return n.keys.Authenticate(control.Bearer(r)) }
 	stopping, stop := context.WithCancel(context.Background())
 	defer stop()
-	public := server(n.log, gateway.New(gateway.Options{
+	public := n.server(gateway.New(gateway.Options{
 		Table: n.table, Routes: &n.routes, Invoker: n.invoker, Authenticate: authenticate, Public: loopback(functions),
-	}))
-	private := server(n.log, control.New(control.Options{
+	}), certs)
+	private := n.server(control.New(control.Options{
 		Version: n.cfg.Version, Store: n.store, Functions: n.table, Code: bundles{n.code}, Executor: n.tiers,
 		Ready: n.dispatch.Ready, Applied: n.applied, Invoker: n.invoker,
 		Records: n.records, Logs: logReader{n.logs, stopping}, Findings: n.tiers.findings,
 		Public: loopback(functions), Endpoint: func() string { return endpoints.Functions }, Authenticate: authenticate,
 		MakeKey: apikey.New, Secrets: n.secrets, Refresh: n.dispatch.Refresh,
 		Metrics: n.metrics.Handler(), Logger: n.log,
-	}))
+	}), adminCerts)
 	failed := make(chan error, 2)
 	var serving sync.WaitGroup
 	for server, l := range map[*http.Server]net.Listener{public: functions, private: admin} {
 		serving.Go(func() {
-			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := serve(server, l); !errors.Is(err, http.ErrServerClosed) {
 				failed <- err
 			}
 		})
@@ -188,21 +198,6 @@ func (n *node) serve(ctx context.Context) error {
 	n.drain(public, private)
 	serving.Wait()
 	return err
-}
-
-// server is a listener's server: HTTP/1.1 and, without TLS, HTTP/2 by prior knowledge.
-func server(log *slog.Logger, h http.Handler) *http.Server {
-	s := &http.Server{
-		Handler:           h,
-		Protocols:         new(http.Protocols),
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
-	s.Protocols.SetHTTP1(true)
-	s.Protocols.SetUnencryptedHTTP2(true)
-	return s
 }
 
 // drain stops accepting, lets the calls under way end, and cuts what is left when their time is up. The

@@ -15,11 +15,12 @@ import (
 	"lambent"
 	"lambent/cli"
 	"lambent/daemon"
+	"lambent/internal/keypair"
 )
 
 func up() *cobra.Command {
 	cfg := daemon.Config{}
-	var permit []string
+	var permit, certs, keys []string
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run a node: functions, control API and store in this process",
@@ -35,6 +36,16 @@ DIR/endpoints.json, and the context that the other commands use to the user's co
 					return err
 				}
 				cfg.Data = dir
+			}
+			if len(certs) != len(keys) {
+				return lambent.Errorf(lambent.CodeInvalidRequest, "%d of --tls-cert, but %d of --tls-key", len(certs), len(keys)).WithHint("give each certificate the file of its key")
+			}
+			for i := range certs {
+				cert, err := filepath.Abs(certs[i]) // it is named to the other commands
+				if err != nil {
+					return err
+				}
+				cfg.TLS = append(cfg.TLS, keypair.Files{Cert: cert, Key: keys[i]})
 			}
 			data, err := filepath.Abs(cfg.Data)
 			if err != nil {
@@ -65,6 +76,8 @@ DIR/endpoints.json, and the context that the other commands use to the user's co
 	flags.StringVar(&cfg.Data, "data", "", "folder of everything that is kept (default $XDG_DATA_HOME/lambent)")
 	flags.StringVar(&cfg.Listen, "listen", "127.0.0.1:8080", "address for functions")
 	flags.StringVar(&cfg.Control, "control", "127.0.0.1:8081", "address of the control API")
+	flags.StringArrayVar(&certs, "tls-cert", nil, "PEM `FILE` of a certificate and its chain: functions are served by TLS, the control API too unless on loopback; may be repeated")
+	flags.StringArrayVar(&keys, "tls-key", nil, "PEM `FILE` of the key of the certificate in the same place; may be repeated")
 	flags.StringArrayVar(&permit, "egress-permit", nil, "private network that egress rules of functions may allow, such as 10.1.0.0/16; may be repeated")
 	flags.BoolVar(&cfg.AcceptLoss, "accept-data-loss", false, "start although the store lost acknowledged writes")
 	return cmd
@@ -80,7 +93,7 @@ func defaultData() (string, error) {
 
 // announce says where things are; its last line begins with "serving", for scripts that wait for it.
 func announce(w io.Writer, e daemon.Endpoints, asJSON bool) error {
-	path, failed := cli.WriteContext(e.Control, e.KeyFile)
+	path, failed := cli.WriteContext(e.Control, e.KeyFile, e.CAFile)
 	if failed != nil {
 		failed = fmt.Errorf("the CLI's context is not written: %w", failed)
 	}
