@@ -25,6 +25,8 @@ type Function struct {
 	Latest *Revision `json:"latest"`
 	// Previous is the id of the revision that was Latest before, which a rollback goes back to.
 	Previous string `json:"previous,omitempty"`
+	// Isolation is how strongly the node that answers isolates the function. It is not kept.
+	Isolation *Isolation `json:"isolation,omitempty"`
 }
 
 // Alias gives f's alias "latest".

@@ -1,6 +1,9 @@
 package lambent
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // The levels of isolation that native code can have, the strongest first.
 const (
@@ -19,5 +22,24 @@ type Isolation struct {
 
 // Meets tells whether i is at least as strong as floor.
 func (i Isolation) Meets(floor string) bool {
-	return slices.Index(isolationLevels, i.Level) <= slices.Index(isolationLevels, floor)
+	level := slices.Index(isolationLevels, i.Level)
+	return level >= 0 && level <= slices.Index(isolationLevels, floor)
+}
+
+// Check gives tier_unavailable unless i is at least as strong as floor. Without a floor whatever a node runs
+// functions in will do: it is full or userns, unless its operator asked for none.
+func (i Isolation) Check(floor string) error {
+	if floor == "" || i.Meets(floor) {
+		return nil
+	}
+	return Errorf(CodeTierUnavailable, "this node isolates functions below the floor %s: its level is %s", floor, i).
+		WithHint("run it on a node that lacks nothing of it (lambent doctor), or lower floor in its settings")
+}
+
+// String says what lacks: "userns, which lacks ...".
+func (i Isolation) String() string {
+	if len(i.Lacks) == 0 {
+		return i.Level
+	}
+	return i.Level + ", which lacks " + strings.Join(i.Lacks, "; ")
 }

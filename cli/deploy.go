@@ -223,6 +223,9 @@ func (a *app) printDeployment(w io.Writer, d *client.Deployment) error {
 	default:
 		fmt.Fprintf(w, "%s/%s is at revision %s, ready in %s\n", f.Namespace, f.Name, f.Latest.ID, short(d.Phases.Total()))
 	}
+	if f.Isolation != nil && f.Isolation.Level == lambent.IsolationNone {
+		fmt.Fprintf(w, "warning: it runs without a sandbox; its isolation is %s\n", f.Isolation)
+	}
 	_, err := fmt.Fprintln(w, d.URL)
 	return err
 }

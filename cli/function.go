@@ -66,6 +66,14 @@ func (a *app) get() *cobra.Command {
 	return a.inNamespace(cmd)
 }
 
+// isolation is as the node says it; one before this version says nothing.
+func isolation(f *lambent.Function) string {
+	if f.Isolation == nil {
+		return ""
+	}
+	return f.Isolation.String()
+}
+
 func printFunction(w io.Writer, f *lambent.Function, revisions []*lambent.Revision) error {
 	s := f.Latest.Settings
 	err := table(w,
@@ -74,6 +82,7 @@ func printFunction(w io.Writer, f *lambent.Function, revisions []*lambent.Revisi
 		[]string{"updated", when(f.Updated)},
 		[]string{"code", f.Latest.Code},
 		[]string{"runs", fmt.Sprintf("%s, handler %s, tier %s", s.Runtime, s.Handler, s.Tier)},
+		[]string{"isolation", isolation(f)},
 		[]string{"limits", fmt.Sprintf("%d MiB, %.2f cores, %d processes", s.Memory, float64(s.CPU)/1000, s.Pids)},
 		[]string{"scale", fmt.Sprintf("%d at a time in each of up to %d instances, kept for %s", s.Concurrency, s.MaxInstances, s.KeepAlive)},
 		[]string{"timeouts", fmt.Sprintf("queue %s, first byte %s, idle %s, total %s", s.Timeouts.Queue, s.Timeouts.FirstByte, s.Timeouts.Idle, s.Timeouts.Total)},

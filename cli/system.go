@@ -24,12 +24,8 @@ func (a *app) doctor() *cobra.Command {
 				return err
 			}
 			bad := 0
-			rows := [][]string{
-				{"", "lambent", fmt.Sprintf("%s at %s", s.Version, c.URL())},
-				{"", "functions", s.Functions},
-				{"", "runtimes", strings.Join(s.Runtimes, ", ")},
-			}
-			for _, f := range s.Findings {
+			var rows [][]string
+			for i, f := range s.Findings {
 				mark := "ok"
 				if !f.OK {
 					mark = "BAD"
@@ -38,6 +34,12 @@ func (a *app) doctor() *cobra.Command {
 				rows = append(rows, []string{mark, f.Name, f.Detail})
 				if f.Hint != "" {
 					rows = append(rows, []string{"", "", "hint: " + f.Hint})
+				}
+				if i == 0 { // how functions are isolated comes before everything
+					rows = append(rows,
+						[]string{"", "lambent", fmt.Sprintf("%s at %s", s.Version, c.URL())},
+						[]string{"", "functions", s.Functions},
+						[]string{"", "runtimes", strings.Join(s.Runtimes, ", ")})
 				}
 			}
 			if a.json {

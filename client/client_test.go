@@ -75,7 +75,7 @@ func TestLife(t *testing.T) {
 	if f, err = c.Function(ctx, "default", "hello"); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := c.System(ctx); err != nil || s.Version != "test" || len(s.Findings) != 1 {
+	if s, err := c.System(ctx); err != nil || s.Version != "test" || len(s.Findings) != 2 {
 		t.Errorf("system %+v, %v", s, err)
 	}
 	if err := c.Delete(ctx, "default", "hello", 1<<40); !lambent.HasCode(err, lambent.CodeConflict) {

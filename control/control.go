@@ -79,8 +79,9 @@ type Code interface {
 	Open(digest string) (io.ReadCloser, error)
 }
 
-// Runtimes tells what an executor can run; see executor.Executor.
+// Runtimes tells what executors can run, and how; see executor.Executor.
 type Runtimes interface {
+	Isolation(tier string) lambent.Isolation
 	Root(runtime string) (string, error)
 	Runtimes() []string
 }

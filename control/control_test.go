@@ -68,6 +68,7 @@ func TestBadInput(t *testing.T) {
 		{"out of range", lambent.CodeInvalidRequest, "PUT", hello, deployBody(`{"runtime":"go","memory":5}`, digest), "body.settings.memory: 5 is not between 16 and 10240", ""},
 		{"unknown runtime", lambent.CodeInvalidRequest, "PUT", hello, deployBody(`{"runtime":"cobol"}`, digest), `body.settings.runtime: "cobol"`, "python"},
 		{"runtime not here", lambent.CodeTierUnavailable, "PUT", hello, deployBody(`{"runtime":"python3.12"}`, digest), "python3.12 is not installed", ""},
+		{"floor not met", lambent.CodeTierUnavailable, "PUT", hello, deployBody(`{"runtime":"go","floor":"full"}`, digest), "body.settings.floor: this node isolates functions below the floor full: its level is userns, which lacks users of their own", "lower floor"},
 		{"bad digest", lambent.CodeInvalidRequest, "PUT", hello, deployBody(`{"runtime":"go"}`, "sha256:12"), "body.code: expected string to be a digest", ""},
 		{"no such code", lambent.CodeNotFound, "PUT", hello, deployBody(`{"runtime":"go"}`, noDigest), "body.code: there is no bundle", "upload it first"},
 		{"no JSON", lambent.CodeInvalidRequest, "PUT", hello, "{\n  \"settings\": oops}", "body: line 2, column 15: invalid character 'o'", ""},
@@ -150,6 +151,14 @@ func TestLife(t *testing.T) {
 	w.gives(200, &f, "GET", hello, "")
 	if f.Latest.ID != first.Latest.ID || f.Version != first.Version {
 		t.Errorf("a failed deploy changed the function: %+v", f)
+	}
+	for _, i := range []*lambent.Isolation{first.Isolation, f.Isolation} {
+		if i == nil || i.Level != lambent.IsolationUserns || len(i.Lacks) != 1 {
+			t.Errorf("the isolation is %+v", i)
+		}
+	}
+	if e, err := w.Store.Get(t.Context(), control.FunctionPrefix + "default.hello"); err != nil || strings.Contains(string(e.Value), "isolation") {
+		t.Errorf("stored: %s, %v", e.Value, err)
 	}
 
 	w.Ready = func(context.Context, *lambent.Revision) (lambent.Phases, error) { return lambent.Phases{}, nil }
@@ -481,7 +490,7 @@ func TestInvocations(t *testing.T) {
 func TestSystem(t *testing.T) {
 	var s control.System
 	newWorld(t).gives(200, &s, "GET", "/v1/system", "")
-	if s.Version != "test" || s.Functions != "http://127.0.0.1:8080" || len(s.Runtimes) != 5 || len(s.Findings) != 1 || s.Arch == "" {
+	if s.Version != "test" || s.Functions != "http://127.0.0.1:8080" || len(s.Runtimes) != 6 || len(s.Findings) != 2 || s.Arch == "" {
 		t.Errorf("%+v", s)
 	}
 }

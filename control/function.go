@@ -123,6 +123,7 @@ func (s *server) deploy(ctx context.Context, in *struct {
 	}
 	out := &deployOutput{Status: http.StatusOK, Body: Deployment{Function: before, URL: s.url(in.Named)}}
 	if before != nil && before.Latest.ID == rev.ID {
+		out.Body.Function = s.isolated(before)
 		out.ETag, out.Body.Unchanged = etag(before.Version), true
 		return out, nil
 	}
@@ -145,7 +146,7 @@ func (s *server) deploy(ctx context.Context, in *struct {
 	if f, err = s.serve(ctx, f, rev); err != nil {
 		return nil, err
 	}
-	out.Body.Function, out.ETag = f, etag(f.Version)
+	out.Body.Function, out.ETag = s.isolated(f), etag(f.Version)
 	return out, nil
 }
 
@@ -198,7 +199,18 @@ func (s *server) newRevision(ctx context.Context, n Named, d Deploy) (*lambent.R
 	if err != nil {
 		return nil, err
 	}
+	if err := s.Executor.Isolation(settings.Tier).Check(settings.Floor); err != nil {
+		return nil, at("body.settings.floor: ", err)
+	}
 	return lambent.NewRevision(n.Namespace, n.Name, settings, d.Code, root, time.Now()), nil
+}
+
+// isolated is f with how it is isolated here.
+func (s *server) isolated(f *lambent.Function) *lambent.Function {
+	shown := *f
+	isolation := s.Executor.Isolation(f.Latest.Settings.Tier)
+	shown.Isolation = &isolation
+	return &shown
 }
 
 // families are the runtimes that stand for the latest of several, and how the names of those begin.
@@ -301,7 +313,7 @@ func (s *server) get(ctx context.Context, in *struct{ Named }) (*functionOutput,
 	if err != nil {
 		return nil, err
 	}
-	return &functionOutput{ETag: etag(f.Version), Body: f}, nil
+	return &functionOutput{ETag: etag(f.Version), Body: s.isolated(f)}, nil
 }
 
 // delete removes the function, which stops its traffic, and then what belonged to it. The revisions are

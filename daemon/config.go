@@ -21,10 +21,12 @@ type Config struct {
 	TLS []keypair.Files
 	// EgressPermit are private networks that egress rules of functions may allow; see egress.Options.
 	EgressPermit []netip.Prefix
-	AcceptLoss   bool // open a store that lost acknowledged writes
-	Version      string
-	Logger       *slog.Logger
-	Drain        time.Duration // how long calls under way may take when the daemon stops; default 30s
+	// Unsandboxed lets functions run without a sandbox where this node cannot make one.
+	Unsandboxed bool
+	AcceptLoss  bool // open a store that lost acknowledged writes
+	Version     string
+	Logger      *slog.Logger
+	Drain       time.Duration // how long calls under way may take when the daemon stops; default 30s
 	// Serving is called once, when both listeners serve.
 	Serving func(Endpoints)
 }

@@ -19,6 +19,7 @@ import (
 	"lambent/code"
 	"lambent/control"
 	"lambent/dispatch"
+	"lambent/executor"
 	"lambent/executor/builtin"
 	"lambent/executor/process"
 	"lambent/gateway"
@@ -105,12 +106,13 @@ func (n *node) open(ctx context.Context) (err error) {
 	if n.records, err = record.Open(record.Options{Dir: n.cfg.path("records"), Logger: n.log}); err != nil {
 		return err
 	}
-	tier, err := process.New(process.Options{Dir: n.cfg.path("run"), Logger: n.log,
+	tier, err := process.New(process.Options{Dir: n.cfg.path("run"), Logger: n.log, Unsandboxed: n.cfg.Unsandboxed,
 		Egress: egress.New(egress.Options{Permit: n.cfg.EgressPermit, Own: n.listeners.addresses})})
 	if err != nil {
 		return err
 	}
 	n.tiers = tiers{lambent.TierProcess: tier, lambent.TierBuiltin: builtin.New()}
+	n.warn(tier)
 	n.dispatch = dispatch.New(dispatch.Options{
 		Executors: n.tiers,
 		Tree:      n.code.Tree,
@@ -121,6 +123,20 @@ func (n *node) open(ctx context.Context) (err error) {
 	n.metrics = metric.New(metric.Options{Pools: n.pools(), Lost: map[string]func() uint64{"records": n.records.Lost, "log_lines": n.logs.Lost}})
 	n.invoker = observe.Wrap(n.dispatch, n.records.Add, n.metrics.Add)
 	return n.watch(ctx)
+}
+
+// warn tells the operator when functions are not isolated as root could isolate them.
+func (n *node) warn(tier executor.Executor) {
+	isolation := tier.Isolation()
+	switch {
+	case isolation.Level == lambent.IsolationFull:
+	case len(tier.Runtimes()) == 0:
+		n.log.Warn("functions cannot run here", "why", isolation.Lacks)
+	case isolation.Level == lambent.IsolationNone:
+		n.log.Warn("functions run WITHOUT A SANDBOX", "lacks", isolation.Lacks)
+	default:
+		n.log.Warn("functions are isolated without root", "level", isolation.Level, "lacks", isolation.Lacks)
+	}
 }
 
 func (n *node) retire(lost []*lambent.Revision) {

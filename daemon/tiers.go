@@ -30,6 +30,14 @@ func (t tiers) Runtimes() (all []string) {
 	return all
 }
 
+// Isolation is that of a tier's executor.
+func (t tiers) Isolation(tier string) lambent.Isolation {
+	if e := t[tier]; e != nil {
+		return e.Isolation()
+	}
+	return lambent.Isolation{Level: lambent.IsolationNone}
+}
+
 func (t tiers) findings() (all []lambent.Finding) {
 	for _, tier := range slices.Sorted(maps.Keys(t)) {
 		all = append(all, t[tier].Findings()...)

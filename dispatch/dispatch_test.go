@@ -18,9 +18,10 @@ import (
 
 // world is an executor made of funcs: dispatch is tested on the contract, in fake time.
 type world struct {
-	boot   time.Duration
-	start  func(n int64) error // nil: every start succeeds
-	handle func(ctx context.Context, inst *fake, inv *lambent.Invocation, deadline time.Time) (*lambent.Response, error)
+	isolation lambent.Isolation
+	boot      time.Duration
+	start     func(n int64) error // nil: every start succeeds
+	handle    func(ctx context.Context, inst *fake, inv *lambent.Invocation, deadline time.Time) (*lambent.Response, error)
 
 	started, alive, peak atomic.Int64
 }
@@ -54,7 +55,7 @@ func (w *world) Start(ctx context.Context, spec executor.Spec) (executor.Instanc
 
 func (*world) Root(string) (string, error)     { return "test", nil }
 func (*world) Runtimes() []string              { return []string{"go"} }
-func (*world) Isolation() lambent.Isolation    { return lambent.Isolation{} }
+func (w *world) Isolation() lambent.Isolation  { return w.isolation }
 func (*world) Findings() []lambent.Finding     { return nil }
 func (*world) Close() error                    { return nil }
 func (f *fake) ID() string                     { return f.id }
@@ -509,6 +510,22 @@ func TestReadyFails(t *testing.T) {
 		w := &world{start: func(int64) error { return lambent.Errorf(lambent.CodeStartFailed, "no handler") }}
 		_, err := open(t, w, nil).Ready(t.Context(), revision(t, nil))
 		wantCode(t, err, lambent.CodeStartFailed)
+	})
+}
+
+// TestFloor starts revisions that were deployed when the node was stronger, or another.
+func TestFloor(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{isolation: lambent.Isolation{Level: lambent.IsolationNone, Lacks: []string{"a sandbox"}}}
+		d := open(t, w, nil)
+		_, err := invoke(t.Context(), d, revision(t, func(s *lambent.Settings) { s.Floor = lambent.IsolationUserns }))
+		wantCode(t, err, lambent.CodeTierUnavailable)
+		if w.started.Load() != 0 || !strings.Contains(err.Error(), "none, which lacks a sandbox") {
+			t.Errorf("%d starts, %v", w.started.Load(), err)
+		}
+		if _, err = invoke(t.Context(), d, revision(t, func(s *lambent.Settings) { s.Floor = lambent.IsolationNone })); err != nil {
+			t.Error(err)
+		}
 	})
 }
 

@@ -111,6 +111,9 @@ func (p *pool) boot(ctx context.Context) (*instance, error) {
 	if !ok {
 		return nil, lambent.Errorf(lambent.CodeTierUnavailable, "this node has no tier %q", p.rev.Settings.Tier)
 	}
+	if err := ex.Isolation().Check(p.rev.Settings.Floor); err != nil { // it may have been stronger at the deploy
+		return nil, err
+	}
 	if err := p.d.place(ctx); err != nil {
 		return nil, err
 	}

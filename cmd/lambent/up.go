@@ -79,6 +79,7 @@ DIR/endpoints.json, and the context that the other commands use to the user's co
 	flags.StringArrayVar(&certs, "tls-cert", nil, "PEM `FILE` of a certificate and its chain: functions are served by TLS, the control API too unless on loopback; may be repeated")
 	flags.StringArrayVar(&keys, "tls-key", nil, "PEM `FILE` of the key of the certificate in the same place; may be repeated")
 	flags.StringArrayVar(&permit, "egress-permit", nil, "private network that egress rules of functions may allow, such as 10.1.0.0/16; may be repeated")
+	flags.BoolVar(&cfg.Unsandboxed, "unsandboxed", false, "run functions without a sandbox where none can be made: trust them all")
 	flags.BoolVar(&cfg.AcceptLoss, "accept-data-loss", false, "start although the store lost acknowledged writes")
 	return cmd
 }

@@ -53,7 +53,7 @@ type World struct {
 func New(t *testing.T) *World {
 	w := &World{Store: memory.New(), Endpoint: "http://127.0.0.1:8080"}
 	w.Keys = map[string]lambent.Principal{Key: {Name: "admin", Role: lambent.RoleAdmin}}
-	w.Findings = []lambent.Finding{{Name: "seccomp", OK: true, Detail: "filter loaded"}}
+	w.Findings = []lambent.Finding{{Name: "isolation", OK: true, Detail: "userns"}, {Name: "seccomp", OK: true, Detail: "filter loaded"}}
 	w.Ready = func(context.Context, *lambent.Revision) (lambent.Phases, error) {
 		return lambent.Phases{lambent.PhaseBoot: 12e6}, nil
 	}
@@ -219,6 +219,12 @@ type runtimes struct{}
 func (runtimes) Runtimes() []string {
 	return []string{"go", "python3.9", "python3.11", "nodejs18", "nodejs20", "static"}
 }
+
+// Isolation is what a node without root has.
+func (runtimes) Isolation(string) lambent.Isolation {
+	return lambent.Isolation{Level: lambent.IsolationUserns, Lacks: []string{"users of their own"}}
+}
+
 func (runtimes) Root(runtime string) (string, error) {
 	if runtime == "python3.12" {
 		return "", lambent.Errorf(lambent.CodeTierUnavailable, "python3.12 is not installed")

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 )
@@ -31,17 +32,18 @@ func AsUser(t testing.TB, args ...string) *exec.Cmd {
 	if err := os.Mkdir(temp, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chown(temp, user, user); err != nil {
+	if err := os.Chown(temp, User, User); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(program, args...)
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=" + temp, "TMPDIR=" + temp, fixtureEnv + "=" + filepath.Join(dir, "fixture")}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=" + temp, "TMPDIR=" + temp, fixtureEnv + "=" + filepath.Join(dir, "fixture"),
+		slowerEnv + "=" + strconv.Itoa(slower)}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: User, Gid: User}}
 	return cmd
 }
 
-// user is nobody else's on any system that the tests run on.
-const user = 64999
+// User is the one of AsUser: nobody else's on any system that the tests run on.
+const User = 64999
 
 func copyFile(to, from string) error {
 	src, err := os.Open(from)

@@ -33,7 +33,7 @@ func fileDescriptors(t *testing.T) int {
 func TestEgressSockets(t *testing.T) {
 	code := t.TempDir()
 	executortest.BuildFixture(t, code)
-	e, err := New(Options{Dir: t.TempDir(), Init: os.Getenv(initEnv)})
+	e, err := New(Options{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestEgressOfJob(t *testing.T) {
 	s.Listener = l
 	s.Start()
 	defer s.Close()
-	e, err := New(Options{Dir: t.TempDir(), Init: os.Getenv(initEnv), Egress: egress.New(egress.Options{Permit: []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}})})
+	e, err := New(Options{Dir: t.TempDir(), Egress: egress.New(egress.Options{Permit: []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}})})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,7 +46,7 @@ func newShell(t *testing.T, script string) *shell {
 
 func newExecutor(t *testing.T) *Executor {
 	dir := t.TempDir()
-	e, err := New(Options{Dir: dir, Init: os.Getenv(initEnv)})
+	e, err := New(Options{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}

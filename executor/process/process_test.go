@@ -30,14 +30,11 @@ var setup = executortest.Setup{
 		if err != nil {
 			orphan = 0 // the default
 		}
-		return New(Options{Dir: dir, Orphan: orphan, Init: os.Getenv(initEnv)})
+		return New(Options{Dir: dir, Orphan: orphan})
 	},
 	Lacks:     lacks(),
 	Leftovers: leftovers,
 }
-
-// initEnv names the lambent-init for a user who cannot build it.
-const initEnv = "LAMBENT_PROCESS_TEST_INIT"
 
 // lacks is what this user's sandboxes cannot do.
 func lacks() map[executortest.Ability]string {

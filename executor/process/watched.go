@@ -195,13 +195,11 @@ func (w *watched) Empty() (bool, error) { return len(sandbox.Below(w.process.Pid
 
 // Usage is what is seen now, and all of it at the end.
 func (w *watched) Usage() (time.Duration, int64, error) {
+	if w.process != nil { // it has been started
+		w.look()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.ended {
-		w.mu.Unlock()
-		w.look()
-		w.mu.Lock()
-	}
 	return w.usage.CPU, w.usage.MemoryPeak, nil
 }
 

@@ -10,6 +10,8 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -39,6 +41,7 @@ type Limits struct {
 type hierarchies struct {
 	version int
 	dirs    map[string]string // controller -> folder; "cpuacct" in version 1 only
+	roots   map[string]string // controller -> path of the group that is mounted there
 }
 
 // Tree is one owner's folder in every hierarchy.
@@ -48,13 +51,25 @@ type Tree struct {
 	folders []string          // the distinct folders among them
 }
 
-// Open makes the tree of that name, or opens it with what a crash left in it.
+// Open makes the tree of that name, or opens it with what a crash left in it. It is at the top of the hierarchies
+// or, where we may not write there, in our own group, if that was delegated to us.
 func Open(name string) (*Tree, error) {
 	h, err := detect("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
-	return h.open(name)
+	t, err := h.open(name)
+	if !errors.Is(err, fs.ErrPermission) {
+		return t, err
+	}
+	own, err := h.own("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	if t, err = own.delegated(name); err != nil {
+		return nil, fmt.Errorf("no control group is delegated to user %d: %w", os.Geteuid(), err)
+	}
+	return t, nil
 }
 
 // detect finds the hierarchies in a mountinfo file, see proc_pid_mountinfo(5).
@@ -64,8 +79,8 @@ func detect(mountinfo string) (hierarchies, error) {
 		return hierarchies{}, err
 	}
 	defer f.Close()
-	v1 := map[string]string{}
-	var unified string
+	v1, roots := map[string]string{}, map[string]string{}
+	var unified, unifiedRoot string
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		before, after, _ := strings.Cut(lines.Text(), " - ")
 		mount, kind := strings.Fields(before), strings.Fields(after)
@@ -74,30 +89,34 @@ func detect(mountinfo string) (hierarchies, error) {
 		}
 		switch kind[0] {
 		case "cgroup2":
-			unified = mount[4]
+			unified, unifiedRoot = mount[4], mount[3]
 		case "cgroup":
 			for option := range strings.SplitSeq(kind[2], ",") {
 				if slices.Contains([]string{"memory", "cpu", "cpuacct", "pids"}, option) {
-					v1[option] = mount[4]
+					v1[option], roots[option] = mount[4], mount[3]
 				}
 			}
 		}
 	}
 	if len(v1) == 0 && unified != "" {
-		return hierarchies{2, map[string]string{"memory": unified, "cpu": unified, "pids": unified}}, nil
+		return version2(unified, unifiedRoot), nil
 	}
 	for _, controller := range []string{"memory", "cpu", "cpuacct", "pids"} {
 		if v1[controller] == "" {
 			return hierarchies{}, fmt.Errorf("no mounted cgroup hierarchy has the controller %s", controller)
 		}
 	}
-	return hierarchies{1, v1}, nil
+	return hierarchies{1, v1, roots}, nil
+}
+
+func version2(dir, root string) hierarchies {
+	return hierarchies{2, map[string]string{"memory": dir, "cpu": dir, "pids": dir}, map[string]string{"": root}}
 }
 
 func (h hierarchies) open(name string) (*Tree, error) {
 	t := &Tree{version: h.version, dirs: map[string]string{}}
-	for controller, root := range h.dirs {
-		dir := filepath.Join(root, parent, name)
+	for _, controller := range slices.Sorted(maps.Keys(h.dirs)) { // the same failure is always told the same way
+		dir := filepath.Join(h.dirs[controller], parent, name)
 		t.dirs[controller] = dir
 		if !slices.Contains(t.folders, dir) {
 			t.folders = append(t.folders, dir)

@@ -247,7 +247,7 @@ func TestRemoveAtOnce(t *testing.T) {
 // asked in these files is proved by the other tests where it has version 2 (make test-cgroup2).
 func TestVersion2Files(t *testing.T) {
 	root := t.TempDir()
-	h := hierarchies{2, map[string]string{"memory": root, "cpu": root, "pids": root}}
+	h := version2(root, "/")
 	if _, err := h.open("node"); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "5.19") {
 		t.Errorf("on an old kernel: %v", err)
 	}
