@@ -41,6 +41,10 @@ test-cgroup2: ## of them, the process tier on control groups of version 2, in a 
 	@scripts/setup integration
 	$(INTEGRATION) ./test/guest
 
+fresh: ## make up ONCE=1 on a minimal Debian, which proves what setup installs
+	@scripts/setup integration
+	@scripts/fresh
+
 lint: ## go vet, golangci-lint (pinned) and generated files
 	@scripts/lint
 
@@ -64,4 +68,4 @@ fuzz: ## fuzz each parser for a minute
 clean: ## remove what was built
 	rm -rf bin bench/out $(INSIDE)
 
-.PHONY: help setup build up test test-integration test-cgroup2 lint bench bench-warm bench-cold bench-scale bench-deploy fuzz clean
+.PHONY: help setup build up test test-integration test-cgroup2 fresh lint bench bench-warm bench-cold bench-scale bench-deploy fuzz clean
