@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import sys
 
 from . import event, report
 from .server import READY, failed, flush, is_ready
@@ -26,7 +27,8 @@ class Server:
         self.stopping = False
         self._listener = listener
         self._tasks = set()
-        self.loop = asyncio.new_event_loop()
+        # In Python 3.9, what the module made of asyncio's at its top level is bound to the default loop.
+        self.loop = asyncio.new_event_loop() if sys.version_info >= (3, 10) else asyncio.get_event_loop()
         asyncio.set_event_loop(self.loop)
         self.loop.run_until_complete(app.start(env))
 
@@ -189,7 +191,8 @@ class Connection(asyncio.Protocol):
     async def drain(self):
         """Waits until there is room for more."""
         while self._full and not self.transport.is_closing():
-            self._room = asyncio.Event()
+            self._room = self._room or asyncio.Event()
+            self._room.clear()
             await self._room.wait()
 
 
