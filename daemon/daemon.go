@@ -131,11 +131,11 @@ func (n *node) warn(tier executor.Executor) {
 	switch {
 	case isolation.Level == lambent.IsolationFull:
 	case len(tier.Runtimes()) == 0:
-		n.log.Warn("functions cannot run here", "why", isolation.Lacks)
+		n.log.Warn("functions cannot run here", "why", isolation.Lacks[0])
 	case isolation.Level == lambent.IsolationNone:
-		n.log.Warn("functions run WITHOUT A SANDBOX", "lacks", isolation.Lacks)
+		n.log.Warn("functions run WITHOUT A SANDBOX", "isolation", isolation)
 	default:
-		n.log.Warn("functions are isolated without root", "level", isolation.Level, "lacks", isolation.Lacks)
+		n.log.Warn("functions are isolated without root", "isolation", isolation)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -51,17 +50,15 @@ func (e *Executor) Findings() []lambent.Finding {
 	return found
 }
 
-// isolation is the level, or why there is none. What an operator asked for is no mistake of the node's.
+// isolation is the level, or why there is none.
 func (e *Executor) isolation() lambent.Finding {
-	f := lambent.Finding{Name: "isolation", OK: true, Detail: e.level}
+	f := lambent.Finding{Name: "isolation", OK: true, Detail: e.Isolation().String()}
 	switch {
 	case e.away != nil:
 		return lambent.Finding{Name: f.Name, Detail: e.away.Message, Hint: e.away.Hint}
 	case e.bare != nil:
 		f.OK, f.Hint = false, e.bare.Hint
-	}
-	if lacks := e.lacks(); len(lacks) > 0 {
-		f.Detail += ", which lacks " + strings.Join(lacks, "; ")
+		f.Detail += ": " + e.bare.Message
 	}
 	return f
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -135,23 +136,24 @@ func (e *Executor) Isolation() lambent.Isolation {
 	return lambent.Isolation{Level: e.level, Lacks: e.lacks()}
 }
 
+// lacks says what of the level full is not there; the reasons are among the findings.
 func (e *Executor) lacks() (lacks []string) {
 	switch e.level {
 	case lambent.IsolationNone:
 		lacks = []string{
-			"a sandbox: " + e.bare.Message,
-			"its own files, network and processes: functions can do to this machine what user " + fmt.Sprint(os.Geteuid()) + " can, and get away from their limits and their end",
+			fmt.Sprintf("a sandbox: it has the files, network and processes of user %d", os.Geteuid()),
+			"a certain end: it may get away from its limits and from being stopped",
 		}
 	case lambent.IsolationUserns:
-		lacks = []string{"users of their own: functions have lambent's, and its limits in the kernel"}
-		if groups, err := os.Getgroups(); err != nil || len(groups) > 1 || len(groups) == 1 && groups[0] != os.Getegid() {
-			lacks = append(lacks, "the loss of groups: functions keep lambent's")
+		lacks = []string{"a user of its own: it has lambent's, and that user's limits in the kernel"}
+		if groups, err := os.Getgroups(); err != nil || slices.ContainsFunc(groups, func(g int) bool { return g != os.Getegid() }) {
+			lacks = append(lacks, "a loss of groups: it has lambent's")
 		}
 	}
-	if e.capped != nil {
-		lacks = append(lacks, "a limit of CPU and a firm one of memory, which is looked at several times a second: "+e.capped.Error())
+	if e.tree == nil {
+		lacks = append(lacks, "a limit of CPU", "a firm limit of memory: it is looked at several times a second")
 	}
-	if e.level == lambent.IsolationNone && e.tree == nil {
+	if e.tree == nil && e.level == lambent.IsolationNone {
 		lacks = append(lacks, "a limit of processes")
 	}
 	return lacks
