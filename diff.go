@@ -8,7 +8,17 @@ type Diff struct {
 	To       RevisionInfo  `json:"to"`
 	Settings []FieldChange `json:"settings" nullable:"false"` // by field; env is not among them
 	Env      EnvDiff       `json:"env"`
-	Files    []FileChange  `json:"files" nullable:"false"` // by path
+	// Dependencies are the packages that the code brings along, by name.
+	Dependencies []DependencyChange `json:"dependencies" nullable:"false"`
+	Files        []FileChange       `json:"files" nullable:"false"` // by path
+}
+
+// DependencyChange is a package whose version differs; "" where it is not there. Several versions of one are joined
+// by commas.
+type DependencyChange struct {
+	Name string `json:"name"`
+	From string `json:"from,omitempty"`
+	To   string `json:"to,omitempty"`
 }
 
 // RevisionInfo tells one revision from another.

@@ -55,6 +55,10 @@ const (
 	CodeEgressDenied Code = "egress_denied"
 	// CodeEgressFailed: What the function wanted to connect to has no address, or does not answer. Only the function itself sees this.
 	CodeEgressFailed Code = "egress_failed"
+	// CodeBuildFailed: The source cannot be built: what the tool said is in the trace.
+	CodeBuildFailed Code = "build_failed"
+	// CodeBuildLimit: The build used more time, memory or space than builds may.
+	CodeBuildLimit Code = "build_limit"
 	// CodeTierUnavailable: This node cannot give the isolation or the runtime that the function needs.
 	CodeTierUnavailable Code = "tier_unavailable"
 	// CodeSandboxFailed: The sandbox could not be made.
@@ -98,6 +102,8 @@ var codes = map[Code]codeInfo{
 	CodeStartTimeout:     {FaultFunction, 504},
 	CodeEgressDenied:     {FaultFunction, 403},
 	CodeEgressFailed:     {FaultFunction, 502},
+	CodeBuildFailed:      {FaultFunction, 422},
+	CodeBuildLimit:       {FaultLimit, 422},
 	CodeTierUnavailable:  {FaultPlatform, 503},
 	CodeSandboxFailed:    {FaultPlatform, 503},
 	CodeStorageFull:      {FaultPlatform, 507},

@@ -43,12 +43,14 @@ func (f *Function) Alias() *Alias {
 type Revision struct {
 	Namespace string `json:"namespace"`
 	Function  string `json:"function"`
-	// ID is the digest of everything below but Created: the same input gives the same revision.
+	// ID is the digest of what follows, up to Root: the same input gives the same revision.
 	ID       string    `json:"id"`
 	Settings Settings  `json:"settings"`
 	Code     string    `json:"code"` // digest of the bundle, "sha256:" and 64 hex digits
 	Root     string    `json:"root"` // identity of the root file system that it runs on
 	Created  time.Time `json:"created"`
+	// Source is the digest of the bundle that Code was built from; "" where nothing was built.
+	Source string `json:"source,omitempty"`
 }
 
 // NewRevision makes the revision of namespace/function with complete settings (see [Settings.Complete]).

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -170,7 +172,7 @@ func targets(alias *lambent.Alias) string {
 func (a *app) diff() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff NAME REVISION REVISION",
-		Short: "Show how two revisions differ: settings, files, names in the environment",
+		Short: "Show how two revisions differ: settings, packages, files, names in the environment",
 		Long:  "Show how two revisions differ: settings, files of the code, and the names, never the values, in the environment." + revisionHelp,
 		Args:  arg("function", "first revision", "second revision"),
 	}
@@ -216,7 +218,22 @@ func printDiff(w io.Writer, d *lambent.Diff) error {
 			rows = append(rows, []string{env.mark, "env " + name})
 		}
 	}
+	for _, p := range d.Dependencies {
+		switch {
+		case p.From == "":
+			rows = append(rows, []string{"+", "package " + p.Name, p.To})
+		case p.To == "":
+			rows = append(rows, []string{"-", "package " + p.Name, p.From})
+		default:
+			rows = append(rows, []string{"~", "package " + p.Name, p.From + " -> " + p.To})
+		}
+	}
+	inPackages := map[string]int{}
 	for _, f := range d.Files {
+		if folder, ok := packagesOf(f.Path); ok {
+			inPackages[folder]++
+			continue
+		}
 		switch {
 		case f.From == nil:
 			rows = append(rows, []string{"+", f.Path, file(f.To)})
@@ -226,10 +243,19 @@ func printDiff(w io.Writer, d *lambent.Diff) error {
 			rows = append(rows, []string{"~", f.Path, file(f.From) + " -> " + file(f.To)})
 		}
 	}
+	for _, folder := range slices.Sorted(maps.Keys(inPackages)) {
+		rows = append(rows, []string{"~", folder, fmt.Sprintf("%d files", inPackages[folder])})
+	}
 	if len(rows) > 0 {
 		fmt.Fprintln(w)
 	}
 	return table(w, rows...)
+}
+
+// packagesOf gives the folder of packages that a file is in; nobody reads a list of thousands.
+func packagesOf(path string) (folder string, ok bool) {
+	folder, _, ok = strings.Cut(path, "/")
+	return folder + "/", ok && (folder == "node_modules" || folder == "site-packages")
 }
 
 // value is a setting as people write it.

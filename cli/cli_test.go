@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -45,15 +46,14 @@ func TestMain(m *testing.M) {
 // echo, missing (404), crash (500), raise (an error of the handler), slow (a timeout), cut (breaks off); one
 // named broken does not get ready.
 func TestScripts(t *testing.T) {
-	cache, err := exec.Command("go", "env", "GOCACHE").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			w := controltest.New(t)
 			w.Ready, w.Invoke, w.Lines, w.Records = ready, invoke, lines, records
+			w.Build = func(ctx context.Context, _ string, b lambent.Build, log func(string)) (*lambent.Built, error) {
+				return build(ctx, w.Code, b, log)
+			}
 			public := &http.Server{Handler: http.HandlerFunc(gateway)}
 			listener, err := listen()
 			if err != nil {
@@ -66,7 +66,6 @@ func TestScripts(t *testing.T) {
 			env.Setenv("LAMBENT_URL", w.URL)
 			env.Setenv("LAMBENT_KEY", controltest.Key)
 			env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
-			env.Setenv("GOCACHE", strings.TrimSpace(string(cache)))
 			env.Setenv("TZ", "UTC")
 			return os.WriteFile(filepath.Join(env.WorkDir, "key"), []byte(controltest.Key+"\n"), 0o600)
 		},
@@ -90,6 +89,29 @@ func TestScripts(t *testing.T) {
 			},
 		},
 	})
+}
+
+// build fails where the source has a file "fails", and installs a package where it has a package-lock.json.
+func build(ctx context.Context, code control.Code, b lambent.Build, log func(string)) (*lambent.Built, error) {
+	source, err := code.Open(b.Source)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := io.ReadAll(source)
+	switch {
+	case err != nil:
+		return nil, err
+	case bytes.Contains(raw, []byte("fails\x00")):
+		log("npm error ERESOLVE")
+		e := lambent.Errorf(lambent.CodeBuildFailed, "the build tool exited with code 1")
+		e.Trace = "npm error ERESOLVE"
+		return nil, e
+	case bytes.Contains(raw, []byte("package-lock.json")):
+		log("added 1 package")
+		digest, _, err := code.Put(ctx, strings.NewReader("built of "+b.Source))
+		return &lambent.Built{Code: digest}, err
+	}
+	return &lambent.Built{Code: b.Source, Cached: true}, nil
 }
 
 func ready(_ context.Context, r *lambent.Revision) (lambent.Phases, error) {

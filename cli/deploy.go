@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -31,8 +30,9 @@ func (a *app) deploy() *cobra.Command {
 		Use:   "deploy DIR|ARCHIVE",
 		Short: "Deploy a directory, or a tar, tar.gz or zip archive",
 		Long: "Deploy a directory, or a tar, tar.gz or zip archive, as a function.\n\n" +
-			"A directory may hold a " + manifestName + " with the function's name and settings; flags overrule it. A directory of\n" +
-			"Go is built here. The new revision serves as soon as it is ready; until then, and if it fails, the one before does.",
+			"A directory may hold a " + manifestName + " with the function's name and settings; flags overrule it. The platform\n" +
+			"installs what a lock file names, and compiles Go and TypeScript. The new revision serves as soon as it is ready;\n" +
+			"until then, and if it fails, the one before does.",
 		Args: arg("directory or archive"),
 	}
 	o := a.overrides(cmd)
@@ -41,7 +41,7 @@ func (a *app) deploy() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		d, err := a.push(cmd, args[0], m)
+		d, err := a.push(cmd, args[0], m, o)
 		if err != nil {
 			return err
 		}
@@ -54,6 +54,7 @@ func (a *app) deploy() *cobra.Command {
 type overrides struct {
 	name      string
 	env, sets []string
+	noBuild   bool
 }
 
 // overrides gives cmd the flags that overrule a manifest.
@@ -66,6 +67,7 @@ func (a *app) overrides(cmd *cobra.Command) *overrides {
 	}
 	flags.StringArrayVarP(&o.env, "env", "e", nil, "`NAME=VALUE` of the environment; may be given again")
 	flags.StringArrayVar(&o.sets, "set", nil, "any other setting as `FIELD=VALUE`, such as timeouts.idle=1m; may be given again")
+	flags.BoolVar(&o.noBuild, "no-build", false, "deploy the files as they are: they are the code already")
 	return o
 }
 
@@ -144,14 +146,14 @@ func nameOf(path string, dir bool) (string, error) {
 	return name, nil
 }
 
-// push makes the bundle, uploads it and deploys it.
-func (a *app) push(cmd *cobra.Command, source string, m *manifest) (*client.Deployment, error) {
+// push makes the bundle, uploads it, has it built and deploys it.
+func (a *app) push(cmd *cobra.Command, source string, m *manifest, o *overrides) (*client.Deployment, error) {
 	ctx := cmd.Context()
 	c, err := connect()
 	if err != nil {
 		return nil, err
 	}
-	archive, err := a.archive(ctx, c, source, m, cmd.ErrOrStderr())
+	archive, err := open(source, o)
 	if err != nil {
 		return nil, err
 	}
@@ -162,42 +164,64 @@ func (a *app) push(cmd *cobra.Command, source string, m *manifest) (*client.Depl
 	if err != nil {
 		return nil, err
 	}
-	return c.Deploy(ctx, client.Deploy{Namespace: m.Namespace, Name: m.Name, Settings: m.Settings, Code: b.Digest})
+	d := client.Deploy{Namespace: m.Namespace, Name: m.Name, Settings: m.Settings, Code: b.Digest}
+	if !o.noBuild {
+		built, err := c.Build(ctx, m.Namespace, lambent.Build{Runtime: m.Runtime, Handler: m.Handler, Source: b.Digest},
+			func(line string) { a.sayBuilding(cmd.ErrOrStderr(), line) })
+		if err != nil {
+			return nil, a.notBuilt(err)
+		}
+		d.Code, d.Source = built.Code, b.Digest
+	}
+	return c.Deploy(ctx, d)
 }
 
-// archive opens the archive to upload: source itself, or one made of it that is gone once closed.
-func (a *app) archive(ctx context.Context, c *client.Client, source string, m *manifest, stderr io.Writer) (*os.File, error) {
+// sayBuilding shows what a tool writes. With --json it is in the trace of an error only.
+func (a *app) sayBuilding(w io.Writer, line string) {
+	if !a.json {
+		fmt.Fprintln(w, line)
+	}
+}
+
+// notBuilt is a failed build's error, without the lines that were shown as they came.
+func (a *app) notBuilt(err error) error {
+	e := *lambent.ErrorOf(err)
+	if !a.json {
+		e.Trace = ""
+	}
+	if e.Hint == "" {
+		e.Hint = "nothing was deployed: what served before goes on"
+	}
+	return &e
+}
+
+// installed are what the tools of people leave in a source, which a build makes anew.
+var installed = map[string]string{"package-lock.json": "/node_modules/", "uv.lock": "/.venv/", "poetry.lock": "/.venv/", "requirements.txt": "/.venv/"}
+
+// open opens the archive to upload: source itself, or one made of it that is gone once closed.
+func open(source string, o *overrides) (*os.File, error) {
 	if info, err := os.Stat(source); err != nil || !info.IsDir() {
 		return os.Open(source)
 	}
-	if m.Runtime == "go" {
-		system, err := c.System(ctx)
-		if err != nil {
-			return nil, err
+	var skip []string
+	for lock, made := range installed {
+		if _, err := os.Stat(filepath.Join(source, lock)); err == nil && !o.noBuild {
+			skip = append(skip, made)
 		}
-		built, err := os.MkdirTemp("", "lambent-build-")
-		if err != nil {
-			return nil, err
-		}
-		defer os.RemoveAll(built)
-		if err := buildGo(ctx, source, built, m.Handler, system.Arch, stderr); err != nil {
-			return nil, err
-		}
-		source = built
 	}
 	f, err := os.CreateTemp("", "lambent-bundle-")
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(os.Remove(f.Name()), pack(f, source)); err != nil {
+	if err := errors.Join(os.Remove(f.Name()), pack(f, source, skip)); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }
 
 // pack refuses by the platform's own limits, so that what is too large is not sent first.
-func pack(w io.Writer, dir string) error {
-	err := bundle.Pack(w, dir, bundle.Default)
+func pack(w io.Writer, dir string, skip []string) error {
+	err := bundle.Pack(w, dir, bundle.Default, skip...)
 	var bad *bundle.Error
 	if !errors.As(err, &bad) {
 		return err

@@ -83,7 +83,7 @@ func detectRuntime(dir string) (string, error) {
 	found := map[string]string{}
 	for _, kind := range []struct{ pattern, runtime string }{
 		{"*.py", "python"}, {"go.mod", "go"}, {"main.go", "go"},
-		{"index.mjs", "nodejs"}, {"index.js", "nodejs"}, {"index.cjs", "nodejs"}, {"package.json", "nodejs"},
+		{"index.mjs", "nodejs"}, {"index.js", "nodejs"}, {"index.cjs", "nodejs"}, {"index.ts", "nodejs"}, {"package.json", "nodejs"},
 	} {
 		files, err := filepath.Glob(filepath.Join(escapeGlob(dir), kind.pattern))
 		if err != nil {

@@ -14,6 +14,7 @@ type Deploy struct {
 	Namespace, Name string
 	Settings        lambent.Settings // Runtime may be "python": the latest that the node has
 	Code            string           // digest of an uploaded bundle
+	Source          string           // digest of what it was built from, if it was
 	// Version is the one that the function must be at, else the deploy is a conflict; 0 for any.
 	Version uint64
 	// Create makes the deploy a conflict if the function exists.
@@ -34,7 +35,8 @@ func (c *Client) Deploy(ctx context.Context, d Deploy) (*Deployment, error) {
 	header, body, err := jsonBody(struct {
 		Settings lambent.Settings `json:"settings"`
 		Code     string           `json:"code"`
-	}{d.Settings, d.Code})
+		Source   string           `json:"source,omitempty"`
+	}{d.Settings, d.Code, d.Source})
 	if err != nil {
 		return nil, err
 	}

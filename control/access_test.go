@@ -20,7 +20,7 @@ var least = map[string]lambent.Role{
 	"list-revisions": lambent.RoleDeploy, "get-revision": lambent.RoleDeploy, "diff": lambent.RoleDeploy,
 	"set-alias": lambent.RoleDeploy, "get-alias": lambent.RoleDeploy, "delete-alias": lambent.RoleDeploy, "list-aliases": lambent.RoleDeploy,
 	"publish": lambent.RoleDeploy, "rollback": lambent.RoleDeploy,
-	"put-code": lambent.RoleDeploy, "post-code": lambent.RoleDeploy, "has-code": lambent.RoleDeploy,
+	"put-code": lambent.RoleDeploy, "post-code": lambent.RoleDeploy, "has-code": lambent.RoleDeploy, "build": lambent.RoleDeploy,
 	"read-logs": lambent.RoleDeploy, "list-invocations": lambent.RoleDeploy, "get-invocation": lambent.RoleDeploy,
 	"set-route": lambent.RoleAdmin, "delete-route": lambent.RoleAdmin, "get-route": lambent.RoleDeploy, "list-routes": lambent.RoleDeploy,
 	"get-system": lambent.RoleDeploy,

@@ -38,6 +38,8 @@ type Options struct {
 	Functions Functions
 	Code      Code
 	Executor  Runtimes
+	// Build gives the code of a source of that namespace; log gets what the tools write.
+	Build func(ctx context.Context, namespace string, b lambent.Build, log func(line string)) (*lambent.Built, error)
 	// Ready starts an instance of the revision and keeps it warm; the error says why it is not ready.
 	Ready func(ctx context.Context, r *lambent.Revision) (lambent.Phases, error)
 	// Applied returns when this node routes by what key holds at the store's revision: no request that is
@@ -125,6 +127,7 @@ func New(o Options) http.Handler {
 	s.aliasRoutes()
 	s.routeRoutes()
 	s.codeRoutes()
+	s.buildRoutes()
 	s.invocationRoutes()
 	s.systemRoutes()
 	s.keyRoutes()

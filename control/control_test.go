@@ -157,7 +157,7 @@ func TestLife(t *testing.T) {
 			t.Errorf("the isolation is %+v", i)
 		}
 	}
-	if e, err := w.Store.Get(t.Context(), control.FunctionPrefix + "default.hello"); err != nil || strings.Contains(string(e.Value), "isolation") {
+	if e, err := w.Store.Get(t.Context(), control.FunctionPrefix+"default.hello"); err != nil || strings.Contains(string(e.Value), "isolation") {
 		t.Errorf("stored: %s, %v", e.Value, err)
 	}
 
@@ -542,6 +542,7 @@ func TestOpenAPI(t *testing.T) {
 		"/v1/invocations/{id}":                      {"get"},
 		"/v1/system":                                {"get"},
 		"/v1/system/secrets/rotate":                 {"post"},
+		"/v1/namespaces/{namespace}/builds":         {"post"},
 		"/v1/namespaces/{namespace}/keys":           {"get", "post"},
 		"/v1/namespaces/{namespace}/keys/{name}":    {"delete"},
 		"/v1/namespaces/{namespace}/secrets":        {"get"},

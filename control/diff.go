@@ -35,9 +35,9 @@ func (s *server) diff(ctx context.Context, in *struct {
 		return nil, at("query.to: ", err)
 	}
 	out := &lambent.Diff{From: infoOf(from), To: infoOf(to),
-		Settings: diffSettings(from.Settings, to.Settings), Env: diffEnv(from.Settings.Env, to.Settings.Env), Files: []lambent.FileChange{}}
+		Settings: diffSettings(from.Settings, to.Settings), Env: diffEnv(from.Settings.Env, to.Settings.Env), Dependencies: []lambent.DependencyChange{}, Files: []lambent.FileChange{}}
 	if from.Code != to.Code {
-		out.Files, err = s.diffCode(ctx, from.Code, to.Code)
+		err = s.diffCode(ctx, out, from, to)
 	}
 	return &diffOutput{out}, err
 }
@@ -117,48 +117,84 @@ func diffEnv(from, to map[string]string) lambent.EnvDiff {
 	return out
 }
 
-func (s *server) diffCode(ctx context.Context, from, to string) ([]lambent.FileChange, error) {
-	a, err := s.files(ctx, from)
+// diffCode fills in how the code of two revisions differs.
+func (s *server) diffCode(ctx context.Context, out *lambent.Diff, from, to *lambent.Revision) error {
+	a, err := s.contents(ctx, from)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	b, err := s.files(ctx, to)
+	b, err := s.contents(ctx, to)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	out := []lambent.FileChange{}
-	changes(a, b, func(path string, from, to *lambent.CodeFile) {
-		out = append(out, lambent.FileChange{Path: path, From: from, To: to})
+	changes(a.files, b.files, func(path string, from, to *lambent.CodeFile) {
+		out.Files = append(out.Files, lambent.FileChange{Path: path, From: from, To: to})
 	})
-	return out, nil
+	changes(a.dependencies, b.dependencies, func(name string, from, to *string) {
+		change := lambent.DependencyChange{Name: name}
+		if from != nil {
+			change.From = *from
+		}
+		if to != nil {
+			change.To = *to
+		}
+		out.Dependencies = append(out.Dependencies, change)
+	})
+	return nil
 }
 
-// files reads the bundle with that digest and gives its files and links by path.
-func (s *server) files(ctx context.Context, digest string) (map[string]lambent.CodeFile, error) {
+// contents are the files and links of a bundle by path, and the versions of the packages in it by name.
+type contents struct {
+	files        map[string]lambent.CodeFile
+	dependencies map[string]string
+}
+
+// contents reads the code of a revision, and what its source says of packages that were compiled into it.
+func (s *server) contents(ctx context.Context, rev *lambent.Revision) (c contents, err error) {
+	found := packages{}
+	c.files = map[string]lambent.CodeFile{}
+	err = s.eachFile(ctx, rev.Code, func(header *tar.Header, in io.Reader) error {
+		if header.Typeflag == tar.TypeSymlink {
+			c.files[header.Name] = lambent.CodeFile{Link: header.Linkname}
+			return nil
+		}
+		sum := sha256.New()
+		content := io.TeeReader(in, sum)
+		if err := found.look(header, content); err != nil {
+			return err
+		}
+		if _, err := io.Copy(io.Discard, content); err != nil {
+			return err
+		}
+		c.files[header.Name] = lambent.CodeFile{Size: header.Size, Executable: header.Mode&0o111 != 0,
+			Digest: "sha256:" + hex.EncodeToString(sum.Sum(nil))}
+		return nil
+	})
+	if err == nil && rev.Settings.Runtime == "go" && s.Code.Has(rev.Source) {
+		err = s.eachFile(ctx, rev.Source, found.look)
+	}
+	c.dependencies = found.versions()
+	return c, err
+}
+
+// eachFile calls f for the files and links of a bundle.
+func (s *server) eachFile(ctx context.Context, digest string, f func(*tar.Header, io.Reader) error) error {
 	bundle, err := s.Code.Open(digest)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer bundle.Close()
-	out := map[string]lambent.CodeFile{}
 	for in := tar.NewReader(bundle); ; {
 		header, err := in.Next()
 		if err == io.EOF {
-			return out, nil
+			return nil
 		}
-		if err = cmp.Or(err, ctx.Err()); err != nil {
-			return nil, unreadable(digest, err)
+		err = cmp.Or(err, ctx.Err())
+		if err == nil && (header.Typeflag == tar.TypeReg || header.Typeflag == tar.TypeSymlink) {
+			err = f(header, in)
 		}
-		switch header.Typeflag {
-		case tar.TypeSymlink:
-			out[header.Name] = lambent.CodeFile{Link: header.Linkname}
-		case tar.TypeReg:
-			sum := sha256.New()
-			if _, err := io.Copy(sum, in); err != nil {
-				return nil, unreadable(digest, err)
-			}
-			out[header.Name] = lambent.CodeFile{Size: header.Size, Executable: header.Mode&0o111 != 0,
-				Digest: "sha256:" + hex.EncodeToString(sum.Sum(nil))}
+		if err != nil {
+			return unreadable(digest, err)
 		}
 	}
 }

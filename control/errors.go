@@ -69,6 +69,7 @@ func newError(operation string, status int, message string, errs ...error) huma.
 
 var (
 	bodyNames = map[string][]string{ // by operation
+		"build":      jsonNames(reflect.TypeFor[lambent.Build]()),
 		"deploy":     jsonNames(reflect.TypeFor[Deploy]()),
 		"set-alias":  jsonNames(reflect.TypeFor[AliasSpec]()),
 		"set-route":  jsonNames(reflect.TypeFor[lambent.RouteSpec]()),

@@ -57,6 +57,7 @@ func (s *server) functionRoutes() {
 type Deploy struct {
 	Settings lambent.Settings `json:"settings"`
 	Code     string           `json:"code" pattern:"^sha256:[0-9a-f]{64}$" patternDescription:"a digest: sha256: and 64 hex digits" doc:"digest of the uploaded bundle"`
+	Source   string           `json:"source,omitempty" pattern:"^sha256:[0-9a-f]{64}$" doc:"digest of the bundle that the code was built from"`
 }
 
 // Deployment tells what a deploy did.
@@ -174,15 +175,12 @@ func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
 // newRevision makes the revision that d describes, if this node can run it.
 func (s *server) newRevision(ctx context.Context, n Named, d Deploy) (*lambent.Revision, error) {
 	settings := d.Settings
-	if prefix, ok := families[settings.Runtime]; ok {
-		latest, err := s.latest(settings.Runtime, prefix)
-		if err != nil {
-			return nil, err
-		}
-		settings.Runtime = latest
-	}
-	settings, err := settings.Complete()
+	runtime, err := s.member(settings.Runtime)
 	if err != nil {
+		return nil, at("body.settings.", err)
+	}
+	settings.Runtime = runtime
+	if settings, err = settings.Complete(); err != nil {
 		return nil, at("body.settings.", err)
 	}
 	if err := s.checkSecrets(ctx, n.Namespace, settings); err != nil {
@@ -202,7 +200,11 @@ func (s *server) newRevision(ctx context.Context, n Named, d Deploy) (*lambent.R
 	if err := s.Executor.Isolation(settings.Tier).Check(settings.Floor); err != nil {
 		return nil, at("body.settings.floor: ", err)
 	}
-	return lambent.NewRevision(n.Namespace, n.Name, settings, d.Code, root, time.Now()), nil
+	rev := lambent.NewRevision(n.Namespace, n.Name, settings, d.Code, root, time.Now())
+	if d.Source != d.Code {
+		rev.Source = d.Source
+	}
+	return rev, nil
 }
 
 // isolated is f with how it is isolated here.
@@ -216,20 +218,24 @@ func (s *server) isolated(f *lambent.Function) *lambent.Function {
 // families are the runtimes that stand for the latest of several, and how the names of those begin.
 var families = map[string]string{"python": "python3.", "nodejs": "nodejs"}
 
-// latest is what the runtime family stands for on this node.
-func (s *server) latest(family, prefix string) (string, error) {
-	latest, name := -1, ""
+// member is the runtime that a name stands for on this node: itself, or the latest of a family.
+func (s *server) member(name string) (string, error) {
+	prefix, ok := families[name]
+	if !ok {
+		return name, nil
+	}
+	latest, member := -1, ""
 	for _, runtime := range s.Executor.Runtimes() {
 		version, ok := strings.CutPrefix(runtime, prefix)
 		if n, err := strconv.Atoi(version); ok && err == nil && n > latest {
-			latest, name = n, runtime
+			latest, member = n, runtime
 		}
 	}
-	if name == "" {
-		return "", lambent.Errorf(lambent.CodeTierUnavailable, "body.settings.runtime: this node has no %s", family).
+	if member == "" {
+		return "", lambent.Errorf(lambent.CodeTierUnavailable, "runtime: this node has no %s", name).
 			WithHint("install it under /usr; lambent doctor lists the runtimes that are there")
 	}
-	return name, nil
+	return member, nil
 }
 
 // at gives err with the position of what it is about.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"lambent/builder"
 	"lambent/internal/keypair"
 )
 
@@ -23,6 +24,8 @@ type Config struct {
 	EgressPermit []netip.Prefix
 	// Unsandboxed lets functions run without a sandbox where this node cannot make one.
 	Unsandboxed bool
+	// BuildEgress is what builds may connect to, as egress rules; default builder.AnyHost.
+	BuildEgress []string
 	AcceptLoss  bool // open a store that lost acknowledged writes
 	Version     string
 	Logger      *slog.Logger
@@ -48,6 +51,9 @@ func (c *Config) complete() {
 	}
 	if c.Control == "" {
 		c.Control = "127.0.0.1:8081"
+	}
+	if c.BuildEgress == nil {
+		c.BuildEgress = builder.AnyHost
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

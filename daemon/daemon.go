@@ -16,6 +16,7 @@ import (
 
 	"lambent"
 	"lambent/auth/apikey"
+	"lambent/builder"
 	"lambent/code"
 	"lambent/control"
 	"lambent/dispatch"
@@ -73,6 +74,7 @@ type node struct {
 	records  *record.Store
 	metrics  *metric.Metrics
 	tiers    tiers
+	builds   *builder.Service
 	dispatch *dispatch.Dispatcher
 	invoker  lambent.Invoker
 	progress map[string]*route.Progress // of the watches, by the prefix of their keys
@@ -113,6 +115,9 @@ func (n *node) open(ctx context.Context) (err error) {
 	}
 	n.tiers = tiers{lambent.TierProcess: tier, lambent.TierBuiltin: builtin.New()}
 	n.warn(tier)
+	if err := n.openBuilds(tier); err != nil {
+		return err
+	}
 	n.dispatch = dispatch.New(dispatch.Options{
 		Executors: n.tiers,
 		Tree:      n.code.Tree,
@@ -188,8 +193,8 @@ func (n *node) serve(ctx context.Context) error {
 	}), certs)
 	private := n.server(control.New(control.Options{
 		Version: n.cfg.Version, Store: n.store, Functions: n.table, Code: bundles{n.code}, Executor: n.tiers,
-		Ready: n.dispatch.Ready, Applied: n.applied, Invoker: n.invoker,
-		Records: n.records, Logs: logReader{n.logs, stopping}, Findings: n.tiers.findings,
+		Build: n.build(stopping), Ready: n.dispatch.Ready, Applied: n.applied, Invoker: n.invoker,
+		Records: n.records, Logs: logReader{n.logs, stopping}, Findings: n.findings,
 		Public: loopback(functions), Endpoint: func() string { return endpoints.Functions }, Authenticate: authenticate,
 		MakeKey: apikey.New, Secrets: n.secrets, Refresh: n.dispatch.Refresh,
 		Metrics: n.metrics.Handler(), Logger: n.log,

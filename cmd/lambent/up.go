@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lambent"
+	"lambent/builder"
 	"lambent/cli"
 	"lambent/daemon"
 	"lambent/internal/keypair"
@@ -47,6 +48,11 @@ DIR/endpoints.json, and the context that the other commands use to the user's co
 				}
 				cfg.TLS = append(cfg.TLS, keypair.Files{Cert: cert, Key: keys[i]})
 			}
+			for _, rule := range cfg.BuildEgress {
+				if _, err := lambent.ParseEgress(rule); err != nil {
+					return lambent.Errorf(lambent.CodeInvalidRequest, "--build-egress: %w", err)
+				}
+			}
 			data, err := filepath.Abs(cfg.Data)
 			if err != nil {
 				return err
@@ -78,6 +84,7 @@ DIR/endpoints.json, and the context that the other commands use to the user's co
 	flags.StringVar(&cfg.Control, "control", "127.0.0.1:8081", "address of the control API")
 	flags.StringArrayVar(&certs, "tls-cert", nil, "PEM `FILE` of a certificate and its chain: functions are served by TLS, the control API too unless on loopback; may be repeated")
 	flags.StringArrayVar(&keys, "tls-key", nil, "PEM `FILE` of the key of the certificate in the same place; may be repeated")
+	flags.StringArrayVar(&cfg.BuildEgress, "build-egress", builder.AnyHost, "`HOST:PORT` that builds may connect to for packages; may be repeated")
 	flags.StringArrayVar(&permit, "egress-permit", nil, "private network that egress rules of functions may allow, such as 10.1.0.0/16; may be repeated")
 	flags.BoolVar(&cfg.Unsandboxed, "unsandboxed", false, "run functions without a sandbox where none can be made: trust them all")
 	flags.BoolVar(&cfg.AcceptLoss, "accept-data-loss", false, "start although the store lost acknowledged writes")

@@ -33,9 +33,11 @@ const Key = "lk_test"
 type World struct {
 	URL     string
 	Store   store.Store
+	Code    control.Code
 	Removed []string // NAMESPACE/NAME of what Logs.Remove was called for
 
-	Ready   func(context.Context, *lambent.Revision) (lambent.Phases, error) // by default ready in 12 ms of boot
+	Build   func(context.Context, string, lambent.Build, func(string)) (*lambent.Built, error) // by default nothing is to build
+	Ready   func(context.Context, *lambent.Revision) (lambent.Phases, error)                   // by default ready in 12 ms of boot
 	Invoke  func(context.Context, *lambent.Invocation) (*lambent.Response, error)
 	Lines   func(context.Context, control.LogQuery) iter.Seq2[lambent.LogLine, error]
 	Records []lambent.Record // the latest first
@@ -51,9 +53,12 @@ type World struct {
 
 // New serves a World until the test ends.
 func New(t *testing.T) *World {
-	w := &World{Store: memory.New(), Endpoint: "http://127.0.0.1:8080"}
+	w := &World{Store: memory.New(), Code: &codeMap{m: map[string][]byte{}}, Endpoint: "http://127.0.0.1:8080"}
 	w.Keys = map[string]lambent.Principal{Key: {Name: "admin", Role: lambent.RoleAdmin}}
 	w.Findings = []lambent.Finding{{Name: "isolation", OK: true, Detail: "userns"}, {Name: "seccomp", OK: true, Detail: "filter loaded"}}
+	w.Build = func(_ context.Context, _ string, b lambent.Build, _ func(string)) (*lambent.Built, error) {
+		return &lambent.Built{Code: b.Source, Cached: true}, nil
+	}
 	w.Ready = func(context.Context, *lambent.Revision) (lambent.Phases, error) {
 		return lambent.Phases{lambent.PhaseBoot: 12e6}, nil
 	}
@@ -62,7 +67,10 @@ func New(t *testing.T) *World {
 		t.Fatal(err)
 	}
 	handler := control.New(control.Options{
-		Version: "test", Store: w.Store, Functions: view{w.Store}, Code: &codeMap{m: map[string][]byte{}}, Executor: runtimes{},
+		Version: "test", Store: w.Store, Functions: view{w.Store}, Code: w.Code, Executor: runtimes{},
+		Build: func(ctx context.Context, namespace string, b lambent.Build, log func(string)) (*lambent.Built, error) {
+			return w.Build(ctx, namespace, b, log)
+		},
 		Ready: func(ctx context.Context, r *lambent.Revision) (lambent.Phases, error) { return w.Ready(ctx, r) },
 		Applied: func(ctx context.Context, key string, revision uint64) error {
 			e, err := w.Store.Get(ctx, key)

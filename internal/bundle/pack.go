@@ -22,8 +22,8 @@ const IgnoreFile = ".lambentignore"
 var always = []string{".git", "__pycache__", "*.pyc", "/" + IgnoreFile}
 
 // Pack writes the directory dir as a bundle to w, without what [IgnoreFile] lists, .git, __pycache__ and
-// *.pyc. What cannot be in a bundle comes as an [*Error].
-func Pack(w io.Writer, dir string, limits Limits) error {
+// *.pyc, and what matches the further patterns skip. What cannot be in a bundle comes as an [*Error].
+func Pack(w io.Writer, dir string, limits Limits, skip ...string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -33,6 +33,7 @@ func Pack(w io.Writer, dir string, limits Limits) error {
 	if err != nil {
 		return err
 	}
+	patterns = append(patterns, skip...)
 	t := newTree(limits)
 	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || name == "." {

@@ -72,10 +72,10 @@ func readable(dir string) error {
 
 // Command is the argv that runs the shim, mounted at [Dir], with interpreter. Without site and user packages
 // (-S, -s) it boots several times faster and only the bundle counts; the code is read-only, so nothing tries to
-// write bytecode (-B); text is UTF-8 whatever the locale.
+// write bytecode (-B); text is UTF-8 whatever the locale. What a build has installed comes last, as packages do.
 func Command(interpreter string) []string {
 	return []string{
 		interpreter, "-S", "-s", "-B", "-X", "utf8", "-c",
-		"import sys; sys.path.insert(0, '" + Dir + "'); from lambent_shim.server import main; main()",
+		"import sys; sys.path.insert(0, '" + Dir + "'); sys.path.append('/var/task/site-packages'); from lambent_shim.server import main; main()",
 	}
 }

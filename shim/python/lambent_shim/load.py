@@ -21,7 +21,7 @@ def load(handler):
         missing = error.name or ""
         if module_name == missing or module_name.startswith(missing + "."):
             raise HandlerNotFound(_no_module(module_name)) from None
-        error.msg += " (the bundle has no such module; to add a package: pip install -t . NAME)"
+        error.msg += " (the bundle has no such module; to add a package, name it in requirements.txt)"
         raise
     module = sys.modules[module_name]
     where = _where(module)

@@ -22,7 +22,7 @@ class Load(ShimTest):
         shim = self.shim("import sys\ndef handler(e, c): return sys.path")
         path = shim.call().json()
         self.assertEqual(path[0], os.path.realpath(shim.task))
-        self.assertFalse([p for p in path if "packages" in p or p == ""], path)
+        self.assertFalse([p for p in path if ("packages" in p and p != "/var/task/site-packages") or p == ""], path)
 
     def test_failures(self):
         cases = [
@@ -32,7 +32,7 @@ class Load(ShimTest):
             ("not callable", {"main.py": "handler = {}"}, ["'handler' in main.py is a dict, not a function"]),
             ("raises", {"main.py": "def f():\n  raise ValueError('no luck')\nf()"}, ["ValueError: no luck"]),
             ("syntax", {"main.py": "def handler(:"}, ["SyntaxError"]),
-            ("dependency missing", {"main.py": "import requests"}, ["No module named 'requests'", "pip install -t ."]),
+            ("dependency missing", {"main.py": "import requests"}, ["No module named 'requests'", "name it in requirements.txt"]),
             ("exit", {"main.py": "import sys; sys.exit(3)"}, ["SystemExit", "called sys.exit(3) while it was loaded"]),
             ("str raises", {"main.py": "class E(Exception):\n  def __str__(self): raise SystemExit\nraise E"}, ["E: <"]),
             ("shadows json", {"main.py": "import json", "json.py": "1/0"}, ["ZeroDivisionError"]),

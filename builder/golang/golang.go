@@ -1,0 +1,176 @@
+// Package golang builds Go functions: the program is compiled where it runs, and what is no Go stays beside it. Its
+// layer holds the modules and compiled packages that a build needs again; it is no part of the code.
+//
+// No code of the source runs in a build: there is no cgo, no generator and no tool of the source's choice.
+package golang
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"lambent"
+	"lambent/builder"
+)
+
+// toolchains is where Go may be, below /usr because sandboxes see nothing else.
+var toolchains = []string{"/usr/local/go/bin/go", "/usr/lib/go/bin/go", "/usr/bin/go"}
+
+// Builder is the builder of runtime go.
+type Builder struct{}
+
+var _ builder.Builder = Builder{}
+
+// Compiled is a folder that scripts/setup compiles the standard library into, by the version of Go. Where it is
+// missing, every layer has a copy of what it needs.
+var Compiled = "/usr/local/lib/lambent/go"
+
+const (
+	// common takes the program go as its first argument, and the compiled standard library or "" as its second.
+	// A cache of compiled packages is made of links: new ones are written beside them.
+	common = `
+go=$1
+compiled=$2
+shift 2
+export CGO_ENABLED=0 GOOS=linux GOTOOLCHAIN=local GOTELEMETRY=off GOENV=off GOMODCACHE=/work/modules GOFLAGS=-modcacherw GOCACHE=/work/packages
+build() {
+	"$go" build -trimpath -buildvcs=false '-ldflags=-s -w -buildid=' "$@"
+}
+cp -r /var/task /work/src
+chmod -R u+w /work/src
+mkdir /work/packages
+[ -z "$compiled" ] || cp -rs "$compiled/." /work/packages/
+cd /work/src
+`
+	// prepare gets the modules and compiles what most functions import. What else this one imports is compiled too
+	// as far as that goes: the next step tells what is wrong with it.
+	prepare = common + `
+if [ -e go.mod ] && [ ! -e vendor ]; then
+	"$go" mod download
+fi
+build net/http encoding/json html/template log/slog
+if [ -e go.mod ]; then set ./...; else set ./*.go; fi
+build -o /dev/null "$@" >/work/said 2>&1 || :
+cd /work/packages
+rm -rf fuzz README trim.txt testexpire.txt
+find . -type l -delete
+mv /work/packages /work/out/packages
+if [ -e /work/modules/cache/download ]; then
+	find /work/modules/cache/download -name '*.lock' -delete
+	mv /work/modules/cache/download /work/out/modules
+fi
+`
+	// compile takes what the program is called, and what to build.
+	compile = common + `
+if [ -e ` + builder.LayerDir + `/packages ]; then
+	cp -rs ` + builder.LayerDir + `/packages/. /work/packages/
+fi
+if [ -e ` + builder.LayerDir + `/modules ]; then
+	export GOPROXY="file://` + builder.LayerDir + `/modules,${GOPROXY:-$("$go" env GOPROXY)}"
+fi
+program=$1
+shift
+build -o "/work/out/$program" "$@"
+`
+)
+
+// Plan implements builder.Builder. A directory without Go's source holds a program that is built already.
+func (Builder) Plan(src builder.Source) (*builder.Plan, error) {
+	module, _, err := src.Read("go.mod")
+	if err != nil {
+		return nil, err
+	}
+	sums, _, err := src.Read("go.sum")
+	if err != nil {
+		return nil, err
+	}
+	what := []string{"."}
+	if module == "" {
+		if what, err = files(src.FS); len(what) == 0 || err != nil {
+			return nil, err
+		}
+	}
+	program, version := find()
+	if program == "" {
+		return nil, lambent.Errorf(lambent.CodeTierUnavailable, "this node cannot build Go: it has no Go in /usr").
+			WithHint("install Go in /usr/local/go; or deploy a directory with the built program: CGO_ENABLED=0 GOOS=linux GOARCH=%s go build -o %s", runtime.GOARCH, src.Handler)
+	}
+	compiled := path.Join(Compiled, version)
+	if _, err := os.Stat(compiled); err != nil {
+		compiled = ""
+	}
+	p := &builder.Plan{
+		Build: &builder.Step{Key: builder.Key("go", version, src.Digest), Script: compile, Args: append([]string{program, compiled, src.Handler}, what...)},
+		Drop:  func(name string) bool { return name == src.Handler || isGo(name) },
+	}
+	if compiled == "" || sums != "" {
+		p.Layer = &builder.Step{Key: builder.Key("go", version, requirements(module), sums), Script: prepare, Args: []string{program, compiled}}
+	}
+	return p, nil
+}
+
+// files are the Go files of a source without a module.
+func files(src fs.FS) (list []string, err error) {
+	found, err := fs.Glob(src, "*.go")
+	for _, name := range found {
+		if !strings.HasSuffix(name, "_test.go") {
+			list = append(list, "./"+name)
+		}
+	}
+	return list, err
+}
+
+// requirements is what a go.mod says of others: two programs with the same share a layer.
+func requirements(module string) string {
+	lines := slices.DeleteFunc(strings.Split(module, "\n"), func(line string) bool { return strings.HasPrefix(line, "module ") })
+	return strings.Join(lines, "\n")
+}
+
+var buildFiles = []string{"go.mod", "go.sum", "go.work", "go.work.sum"}
+
+// isGo tells what of a source is of no use beside the program.
+func isGo(name string) bool {
+	for dir := name; dir != "."; dir = path.Dir(dir) {
+		if base := path.Base(dir); base == "vendor" || base == "testdata" || base[0] == '.' {
+			return true
+		}
+	}
+	base := path.Base(name)
+	return strings.HasSuffix(base, ".go") || slices.Contains(buildFiles, base) || name == "lambent.yaml"
+}
+
+// find gives the go program and its version.
+func find() (program, version string) {
+	for _, program := range toolchains {
+		real, err := filepath.EvalSymlinks(program)
+		if err != nil || !strings.HasPrefix(real, "/usr/") {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, program, "env", "GOVERSION")
+		cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=" + os.TempDir(), "GOTOOLCHAIN=local"}
+		cmd.Dir = "/"
+		if out, err := cmd.Output(); err == nil {
+			return program, strings.TrimSpace(string(out))
+		}
+	}
+	return "", ""
+}
+
+// Findings implements builder.Builder.
+func (Builder) Findings() []lambent.Finding {
+	program, version := find()
+	if program == "" {
+		return []lambent.Finding{{Name: "builder go", Detail: "there is no Go in /usr: Go functions cannot be built here",
+			Hint: "install Go in /usr/local/go, or deploy built programs"}}
+	}
+	return []lambent.Finding{{Name: "builder go", OK: true, Detail: version + " at " + program}}
+}

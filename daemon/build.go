@@ -1,0 +1,43 @@
+package daemon
+
+import (
+	"context"
+	"os"
+
+	"lambent"
+	"lambent/builder"
+	"lambent/builder/golang"
+	nodejs "lambent/builder/node" // node is taken
+	"lambent/builder/python"
+	"lambent/executor"
+)
+
+func (n *node) openBuilds(runner executor.Runner) (err error) {
+	env, refused := builder.Environment(os.Environ())
+	for _, name := range refused {
+		n.log.Warn("builds do not get a setting of the environment: it holds a password, or is no URL", "name", name)
+	}
+	n.builds, err = builder.New(builder.Options{
+		Dir: n.cfg.path("layers"), Code: n.code, Runner: runner, Root: n.tiers.Root, Egress: n.cfg.BuildEgress, Env: env, Logger: n.log,
+		Builders: map[string]builder.Builder{"python3.": python.Builder{}, "nodejs": nodejs.Builder{}, "go": golang.Builder{}},
+	})
+	return err
+}
+
+// build gives what builds until the node stops: nobody deploys what is built then.
+func (n *node) build(stopping context.Context) func(context.Context, string, lambent.Build, func(string)) (*lambent.Built, error) {
+	return func(ctx context.Context, namespace string, b lambent.Build, log func(string)) (*lambent.Built, error) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(stopping, cancel)()
+		built, err := n.builds.Build(ctx, namespace, b, log)
+		if err != nil && stopping.Err() != nil {
+			return nil, lambent.Errorf(lambent.CodeShuttingDown, "this node is stopping: %w", err)
+		}
+		return built, err
+	}
+}
+
+func (n *node) findings() []lambent.Finding {
+	return append(n.tiers.findings(), n.builds.Findings()...)
+}
