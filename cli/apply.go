@@ -99,7 +99,7 @@ func (a *app) apply() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "file, directory of .yaml and .yml files, or - for standard input; may be given again")
-	cmd.Flags().BoolVar(&dry, "dry-run", false, "only tell what would change; code is uploaded to compare it")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "only tell what would change; code is uploaded, and built, to compare it")
 	return a.inNamespace(cmd)
 }
 
@@ -307,15 +307,10 @@ func (a *applying) run(resources []resource) error {
 
 func (f *functionDocument) apply(ctx context.Context, a *applying) (bool, error) {
 	if !a.dry {
-		d, err := a.push(a.cmd, f.Code, &f.manifest)
+		d, err := a.push(a.cmd, f.Code, &f.manifest, false)
 		return err == nil && !d.Unchanged, err
 	}
-	archive, err := a.archive(ctx, a.client, f.Code, &f.manifest, a.cmd.ErrOrStderr())
-	if err != nil {
-		return false, err
-	}
-	defer archive.Close()
-	bundle, err := a.client.Upload(ctx, archive, nil)
+	d, err := a.code(a.cmd, a.client, f.Code, &f.manifest, false)
 	if err != nil {
 		return false, err
 	}
@@ -333,7 +328,7 @@ func (f *functionDocument) apply(ctx context.Context, a *applying) (bool, error)
 	if settings, err = settings.Complete(); err != nil {
 		return false, err
 	}
-	return there.Latest == nil || there.Latest.Code != bundle.Digest || !reflect.DeepEqual(there.Latest.Settings, settings), nil
+	return there.Latest == nil || there.Latest.Code != d.Code || !reflect.DeepEqual(there.Latest.Settings, settings), nil
 }
 
 func (d *aliasDocument) apply(ctx context.Context, a *applying) (bool, error) {

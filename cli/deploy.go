@@ -41,7 +41,7 @@ func (a *app) deploy() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		d, err := a.push(cmd, args[0], m, o)
+		d, err := a.push(cmd, args[0], m, o.noBuild)
 		if err != nil {
 			return err
 		}
@@ -146,34 +146,44 @@ func nameOf(path string, dir bool) (string, error) {
 	return name, nil
 }
 
-// push makes the bundle, uploads it, has it built and deploys it.
-func (a *app) push(cmd *cobra.Command, source string, m *manifest, o *overrides) (*client.Deployment, error) {
-	ctx := cmd.Context()
+// push makes the bundle, uploads it, has it built unless noBuild, and deploys it.
+func (a *app) push(cmd *cobra.Command, source string, m *manifest, noBuild bool) (*client.Deployment, error) {
 	c, err := connect()
 	if err != nil {
 		return nil, err
 	}
-	archive, err := open(source, o)
+	d, err := a.code(cmd, c, source, m, noBuild)
 	if err != nil {
 		return nil, err
+	}
+	return c.Deploy(cmd.Context(), d)
+}
+
+// code is push without the deploy, which it gives.
+func (a *app) code(cmd *cobra.Command, c *client.Client, source string, m *manifest, noBuild bool) (d client.Deploy, err error) {
+	ctx := cmd.Context()
+	archive, err := open(source, noBuild)
+	if err != nil {
+		return d, err
 	}
 	defer archive.Close()
 	bar := newProgress(cmd.ErrOrStderr(), "uploading")
 	b, err := c.Upload(ctx, archive, bar.show)
 	bar.clear()
 	if err != nil {
-		return nil, err
+		return d, err
 	}
-	d := client.Deploy{Namespace: m.Namespace, Name: m.Name, Settings: m.Settings, Code: b.Digest}
-	if !o.noBuild {
-		built, err := c.Build(ctx, m.Namespace, lambent.Build{Runtime: m.Runtime, Handler: m.Handler, Source: b.Digest},
-			func(line string) { a.sayBuilding(cmd.ErrOrStderr(), line) })
-		if err != nil {
-			return nil, a.notBuilt(err)
-		}
-		d.Code, d.Source = built.Code, b.Digest
+	d = client.Deploy{Namespace: m.Namespace, Name: m.Name, Settings: m.Settings, Code: b.Digest}
+	if noBuild {
+		return d, nil
 	}
-	return c.Deploy(ctx, d)
+	built, err := c.Build(ctx, m.Namespace, lambent.Build{Runtime: m.Runtime, Handler: m.Handler, Source: b.Digest},
+		func(line string) { a.sayBuilding(cmd.ErrOrStderr(), line) })
+	if err != nil {
+		return d, a.notBuilt(err)
+	}
+	d.Code, d.Source = built.Code, b.Digest
+	return d, nil
 }
 
 // sayBuilding shows what a tool writes. With --json it is in the trace of an error only.
@@ -199,13 +209,13 @@ func (a *app) notBuilt(err error) error {
 var installed = map[string]string{"package-lock.json": "/node_modules/", "uv.lock": "/.venv/", "poetry.lock": "/.venv/", "requirements.txt": "/.venv/"}
 
 // open opens the archive to upload: source itself, or one made of it that is gone once closed.
-func open(source string, o *overrides) (*os.File, error) {
+func open(source string, noBuild bool) (*os.File, error) {
 	if info, err := os.Stat(source); err != nil || !info.IsDir() {
 		return os.Open(source)
 	}
 	var skip []string
 	for lock, made := range installed {
-		if _, err := os.Stat(filepath.Join(source, lock)); err == nil && !o.noBuild {
+		if _, err := os.Stat(filepath.Join(source, lock)); err == nil && !noBuild {
 			skip = append(skip, made)
 		}
 	}

@@ -126,7 +126,7 @@ func (d *dev) push(ctx context.Context) (*client.Deployment, error) {
 		m.Name = d.function // the logs of this one are followed
 	}
 	d.cmd.SetContext(ctx)
-	return d.app.push(d.cmd, d.dir, m, d.overrides)
+	return d.app.push(d.cmd, d.dir, m, d.noBuild)
 }
 
 // follow prints what the function writes.
