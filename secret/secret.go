@@ -186,24 +186,38 @@ func (v *Vault) Delete(ctx context.Context, namespace, name string) error {
 	return err
 }
 
+func (v *Vault) value(ctx context.Context, namespace, name string) ([]byte, error) {
+	r, err := v.load(ctx, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return nil, unknown(namespace, name)
+	}
+	value, err := v.keys.open(r.identity(), r.Sealed)
+	if err != nil {
+		return nil, lambent.Errorf(lambent.CodeInternal, "the secret %s of namespace %s cannot be opened: %w", name, namespace, err).
+			WithHint("put secret.key back from a backup, or set the secret again")
+	}
+	return value, nil
+}
+
 // Values gives the values that a revision's settings name, by their targets, for one of its instances to be started
 // with. A secret that is not there, or cannot be what it is to be, is start_failed.
 func (v *Vault) Values(ctx context.Context, rev *lambent.Revision) (map[string]string, error) {
 	out := map[string]string{}
 	for _, target := range slices.Sorted(maps.Keys(rev.Settings.Secrets)) {
 		name := rev.Settings.Secrets[target]
-		r, err := v.load(ctx, rev.Namespace, name)
-		if err != nil {
-			return nil, err
+		value, err := v.value(ctx, rev.Namespace, name)
+		if errors.Is(err, errKeyGone) { // a rotation has sealed it anew since it was read
+			value, err = v.value(ctx, rev.Namespace, name)
 		}
-		if r == nil {
-			e := unknown(rev.Namespace, name)
+		switch {
+		case lambent.HasCode(err, lambent.CodeNotFound):
+			e := lambent.ErrorOf(err)
 			return nil, lambent.Errorf(lambent.CodeStartFailed, "%s: %s", target, e.Message).WithHint("%s", e.Hint)
-		}
-		value, err := v.keys.open(r.identity(), r.Sealed)
-		if err != nil {
-			return nil, lambent.Errorf(lambent.CodeInternal, "the secret %s of namespace %s cannot be opened: %w", name, rev.Namespace, err).
-				WithHint("put secret.key back from a backup, or set the secret again")
+		case err != nil:
+			return nil, err
 		}
 		if !strings.HasPrefix(target, lambent.SecretsDir+"/") && slices.Contains(value, 0) {
 			return nil, lambent.Errorf(lambent.CodeStartFailed, "the secret %s holds a NUL byte, which no environment variable can", name).

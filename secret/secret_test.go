@@ -317,6 +317,33 @@ func TestSetWhileRotating(t *testing.T) {
 	}
 }
 
+// An instance that starts while keys come and go has its secrets.
+func TestValuesWhileRotating(t *testing.T) {
+	v := open(t, t.TempDir(), memory.New())
+	set(t, v, "team", "token", "the value")
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					wantValue(t, v, "team", "token", "the value")
+				}
+			}
+		})
+	}
+	for range 50 {
+		if n, err := v.Rotate(t.Context()); err != nil || n != 1 {
+			t.Errorf("%d, %v", n, err)
+		}
+	}
+	close(done)
+	wg.Wait()
+}
+
 func TestNothingButTheKeyFileOpens(t *testing.T) {
 	s := memory.New()
 	v := open(t, t.TempDir(), s)

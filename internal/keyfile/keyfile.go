@@ -45,10 +45,11 @@ func Read(path string) ([]byte, error) {
 }
 
 // Write makes the file appear whole or not at all, also when the machine stops, for its owner only. When it
-// returned nil, content is what the file holds for good.
+// returned nil, content is what the file holds for good. There must be one writer at a time.
 func Write(path string, content []byte) (err error) {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".key-*") // mode 0600
+	// One name, so that what a crash leaves of it does not stay beside the next one.
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -57,6 +58,9 @@ func Write(path string, content []byte) (err error) {
 			err = errors.Join(err, os.Remove(f.Name()))
 		}
 	}()
+	if err := f.Chmod(0o600); err != nil {
+		return errors.Join(err, f.Close())
+	}
 	_, err = f.Write(content)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
