@@ -34,5 +34,6 @@ func dev() *cobra.Command {
 		}
 	})
 	cmd.Flags().StringVar(&cfg.Listen, "listen", "127.0.0.1:8080", "address for functions")
+	permitFlag(cmd, &cfg)
 	return cmd
 }

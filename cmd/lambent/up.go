@@ -21,7 +21,7 @@ import (
 
 func up() *cobra.Command {
 	cfg := daemon.Config{}
-	var permit, certs, keys []string
+	var certs, keys []string
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run a node: functions, control API and store in this process",
@@ -57,13 +57,6 @@ DIR/endpoints.json, and the context that the other commands use to the user's co
 			if err != nil {
 				return err
 			}
-			for _, text := range permit {
-				prefix, err := netip.ParsePrefix(text)
-				if err != nil {
-					return lambent.Errorf(lambent.CodeInvalidRequest, "--egress-permit: %q is no network", text).WithHint("such as 10.1.0.0/16, or 10.1.2.3/32 for one address")
-				}
-				cfg.EgressPermit = append(cfg.EgressPermit, prefix)
-			}
 			asJSON, err := cmd.Flags().GetBool("json")
 			if err != nil {
 				return err
@@ -85,10 +78,22 @@ DIR/endpoints.json, and the context that the other commands use to the user's co
 	flags.StringArrayVar(&certs, "tls-cert", nil, "PEM `FILE` of a certificate and its chain: functions are served by TLS, the control API too unless on loopback; may be repeated")
 	flags.StringArrayVar(&keys, "tls-key", nil, "PEM `FILE` of the key of the certificate in the same place; may be repeated")
 	flags.StringArrayVar(&cfg.BuildEgress, "build-egress", builder.AnyHost, "`HOST:PORT` that builds may connect to for packages; may be repeated")
-	flags.StringArrayVar(&permit, "egress-permit", nil, "private network that egress rules of functions may allow, such as 10.1.0.0/16; may be repeated")
+	permitFlag(cmd, &cfg)
 	flags.BoolVar(&cfg.Unsandboxed, "unsandboxed", false, "run functions without a sandbox where none can be made: trust them all")
 	flags.BoolVar(&cfg.AcceptLoss, "accept-data-loss", false, "start although the store lost acknowledged writes")
 	return cmd
+}
+
+// permitFlag gives cmd the flag for cfg.EgressPermit.
+func permitFlag(cmd *cobra.Command, cfg *daemon.Config) {
+	const usage = "private `network` that egress rules of functions may allow, such as 10.1.0.0/16 or 127.0.0.1/32; may be repeated"
+	cmd.Flags().Func("egress-permit", usage, func(text string) error {
+		prefix, err := netip.ParsePrefix(text)
+		if err == nil {
+			cfg.EgressPermit = append(cfg.EgressPermit, prefix)
+		}
+		return err
+	})
 }
 
 func defaultData() (string, error) {

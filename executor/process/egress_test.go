@@ -110,18 +110,11 @@ func TestEgressEnvironment(t *testing.T) {
 	}
 }
 
-// A job reaches what its rules allow, as a function does.
+// A job reaches what its rules allow, as a function does: an address, and the node's own localhost as its own.
 func TestEgressOfJob(t *testing.T) {
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello ", r.Host) }))
-	l, err := net.Listen("tcp", "127.0.0.2:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Listener.Close()
-	s.Listener = l
-	s.Start()
-	defer s.Close()
-	e, err := New(Options{Dir: t.TempDir(), Egress: egress.New(egress.Options{Permit: []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}})})
+	e, err := New(Options{Dir: t.TempDir(), Egress: egress.New(egress.Options{
+		Permit: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("127.0.0.2/32")},
+	})})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,14 +125,29 @@ with open(3, "w") as out:
     for handlers in [], [urllib.request.ProxyHandler({})]:
         out.write(urllib.request.build_opener(*handlers).open(sys.argv[1], timeout=20).read().decode() + "\n")
 `
-	var output bytes.Buffer
-	exit, err := e.Run(t.Context(), executor.Job{
-		ID: lambent.NewID(), Namespace: "default", Argv: []string{"/usr/bin/python3", "-c", script, "http://" + l.Addr().String()},
-		Dir: t.TempDir(), Memory: 128, Work: 16, CPU: 1000, Pids: 32, Egress: []string{l.Addr().String()},
-		Log: func(line lambent.LogLine) { t.Log(line.Text) }, Output: &output,
-	})
-	want := strings.Repeat("hello "+l.Addr().String()+"\n", 2)
-	if err != nil || exit.Code != 0 || output.String() != want {
-		t.Errorf("got %q, %+v, %v", output.String(), exit, err)
+	for address, host := range map[string]string{"127.0.0.2": "127.0.0.2", "127.0.0.1": "localhost"} {
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello ", r.Host) }))
+		l, err := net.Listen("tcp", address+":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Listener.Close()
+		s.Listener = l
+		s.Start()
+		defer s.Close()
+		_, port, err := net.SplitHostPort(l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		target := net.JoinHostPort(host, port)
+		var output bytes.Buffer
+		exit, err := e.Run(t.Context(), executor.Job{
+			ID: lambent.NewID(), Namespace: "default", Argv: []string{"/usr/bin/python3", "-c", script, "http://" + target},
+			Dir: t.TempDir(), Memory: 128, Work: 16, CPU: 1000, Pids: 32, Egress: []string{target},
+			Log: func(line lambent.LogLine) { t.Log(line.Text) }, Output: &output,
+		})
+		if want := strings.Repeat("hello "+target+"\n", 2); err != nil || exit.Code != 0 || output.String() != want {
+			t.Errorf("%s: got %q, %+v, %v", target, output.String(), exit, err)
+		}
 	}
 }

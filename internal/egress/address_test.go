@@ -3,6 +3,7 @@ package egress
 import (
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 )
 
@@ -142,4 +143,31 @@ func TestParseTarget(t *testing.T) {
 			t.Errorf("%q gives %s, %v, want %q", text, got, err, want)
 		}
 	}
+}
+
+// What is accepted is in the one form that rules have, so that no spelling gets around them.
+func FuzzParseTarget(f *testing.F) {
+	for _, seed := range []string{"example.com:443", "EXAMPLE.com.:80", "[::ffff:127.0.0.1]:1", "0x7f.1:80", "a@b:1", "[::1%lo]:1", "*:*"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		got, invalid := parseTarget(text)
+		if invalid != nil {
+			return
+		}
+		again, invalid := parseTarget(got.String())
+		if invalid != nil || again != got {
+			t.Errorf("%q gives %s, which gives %s, %v", text, got, again, invalid)
+		}
+		if addr, err := netip.ParseAddr(got.host); err == nil {
+			if addr != addr.Unmap() || addr.Zone() != "" || addr.String() != got.host {
+				t.Errorf("%q gives the address %s", text, got.host)
+			}
+			return
+		}
+		last := got.host[strings.LastIndexByte(got.host, '.')+1:]
+		if strings.Trim(got.host, "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "" || strings.Trim(last, "0123456789") == "" {
+			t.Errorf("%q gives the name %q", text, got.host)
+		}
+	})
 }

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"lambent"
 )
 
@@ -37,11 +39,12 @@ type Proxy struct {
 	permit  []netip.Prefix
 	own     func() []netip.AddrPort
 	resolve func(ctx context.Context, name string) ([]netip.Addr, error)
+	slots   chan struct{} // one for each connection of any sandbox
 }
 
 // New makes a Proxy.
 func New(o Options) *Proxy {
-	p := &Proxy{own: o.Own, resolve: o.Resolve}
+	p := &Proxy{own: o.Own, resolve: o.Resolve, slots: make(chan struct{}, capacity())}
 	for _, prefix := range o.Permit {
 		// Addresses are compared without the IPv6 form of IPv4, so prefixes must be too.
 		if prefix.Addr().Is4In6() && prefix.Bits() >= 96 {
@@ -58,6 +61,17 @@ func New(o Options) *Proxy {
 		}
 	}
 	return p
+}
+
+// capacity is for how many connections a quarter of the descriptors is enough that this process may have: a tunnel
+// takes two, and four of pipes to splice by. The rest is kept for everything else that a node does.
+func capacity() int {
+	const each, least, most = 6, 16, 1 << 16
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return least
+	}
+	return int(min(max(limit.Cur/4/each, least), most))
 }
 
 // target is a name or an address as a rule has it, and a port.

@@ -44,7 +44,8 @@ type Gate struct {
 	stop    context.CancelFunc
 	server  *http.Server
 	forward *httputil.ReverseProxy
-	slots   chan struct{}
+	slots   chan struct{} // one for each accepted connection
+	dials   chan struct{} // one for each connection that is being made
 	idle    time.Duration
 	serving sync.WaitGroup
 
@@ -60,7 +61,10 @@ type Gate struct {
 // all addresses: a socket of ours there would be in its way, so the HTTP proxy alone serves the rules with that port.
 // What fails is told to say, with its reason; it is called from many goroutines and must not block.
 func (p *Proxy) NewGate(rules []string, taken uint16, say func(text string)) (*Gate, error) {
-	g := &Gate{proxy: p, say: say, slots: make(chan struct{}, maxConns), idle: idleTime, open: map[*conn]struct{}{}}
+	g := &Gate{
+		proxy: p, say: say, idle: idleTime, open: map[*conn]struct{}{},
+		slots: make(chan struct{}, maxConns), dials: make(chan struct{}, maxConns),
+	}
 	for _, text := range rules {
 		rule, err := lambent.ParseEgress(text)
 		if err != nil {
@@ -183,7 +187,7 @@ func (g *Gate) Close() {
 	g.serving.Wait()
 }
 
-// listener accepts no more connections than a sandbox may have; further ones wait, unread.
+// listener accepts no more connections than its sandbox, and all of the node, may have. Further ones wait, unread.
 type listener struct {
 	*net.TCPListener
 	gate *Gate
@@ -195,12 +199,24 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	own, all := l.gate.slots, l.gate.proxy.slots
+	if l.gate.wait(own) {
+		if l.gate.wait(all) {
+			return l.gate.keep(tcp, func() { <-own; <-all })
+		}
+		<-own
+	}
+	tcp.Close()
+	return nil, net.ErrClosed
+}
+
+// wait takes one of the slots, unless the gate is closed before one is free.
+func (g *Gate) wait(slots chan struct{}) bool {
 	select {
-	case l.gate.slots <- struct{}{}:
-		return l.gate.keep(tcp, func() { <-l.gate.slots })
-	case <-l.gate.ctx.Done():
-		tcp.Close()
-		return nil, net.ErrClosed
+	case slots <- struct{}{}:
+		return true
+	case <-g.ctx.Done():
+		return false
 	}
 }
 

@@ -13,9 +13,11 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,10 +46,10 @@ const permitted = "127.0.0.2"
 
 func open(t *testing.T, names map[string][]string, rules ...string) *fixture {
 	t.Helper()
-	return openIdle(t, idleTime, names, rules...)
+	return openChanged(t, func(*Gate) {}, names, rules...)
 }
 
-func openIdle(t *testing.T, idle time.Duration, names map[string][]string, rules ...string) *fixture {
+func openChanged(t *testing.T, change func(*Gate), names map[string][]string, rules ...string) *fixture {
 	t.Helper()
 	f := &fixture{t: t, names: names}
 	p := New(Options{Permit: []netip.Prefix{netip.MustParsePrefix(permitted + "/32")}, Resolve: f.resolve})
@@ -56,7 +58,7 @@ func openIdle(t *testing.T, idle time.Duration, names map[string][]string, rules
 		t.Fatal(err)
 	}
 	t.Cleanup(f.Close)
-	f.idle = idle
+	change(f.Gate)
 	var sockets []*os.File
 	for range f.Listen() {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -545,9 +547,65 @@ func TestConnectionLimit(t *testing.T) {
 	}
 }
 
+// Who asks for connections that take long, and leaves, cannot make more and more of them.
+func TestDialLimit(t *testing.T) {
+	release := make(chan struct{})
+	var waiting atomic.Int64
+	f := openChanged(t, func(g *Gate) {
+		g.proxy.resolve = func(context.Context, string) ([]netip.Addr, error) {
+			waiting.Add(1)
+			<-release
+			return nil, nil
+		}
+	}, nil, "*:*")
+	refused := 0
+	for i := range 10_000 {
+		c := f.dial(0)
+		fmt.Fprintf(c, "GET http://host%d.test/ HTTP/1.1\r\nHost: x\r\n\r\n", i)
+		if waiting.Load() == maxConns {
+			if head, _ := bufio.NewReader(c).ReadString('\n'); strings.Contains(head, "502") {
+				refused++
+			}
+		}
+		c.Close()
+		if refused == 10 {
+			break
+		}
+	}
+	if n := waiting.Load(); n != maxConns || refused != 10 {
+		t.Errorf("%d connections are being made, %d were refused", n, refused)
+	}
+	close(release)
+}
+
+func TestNodeLimit(t *testing.T) {
+	port := server(t, hello)
+	f := openChanged(t, func(g *Gate) { g.proxy.slots = make(chan struct{}, 1) }, allowed, "allowed.test:"+port)
+	held := f.dial(0)
+	if _, err := io.WriteString(held, "GET http://allowed.test:"+port+"/ HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(held).ReadString('\n'); !strings.Contains(line, "200") {
+		t.Fatalf("%q, %v", line, err)
+	}
+	answered := make(chan string)
+	go func() {
+		answered <- f.raw("GET http://allowed.test:" + port + "/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	}()
+	select {
+	case got := <-answered:
+		t.Errorf("one too many was served: %q", got)
+	case <-time.After(200 * time.Millisecond):
+	}
+	held.Close()
+	if got := <-answered; !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+		t.Errorf("the one that waited: %q", got)
+	}
+}
+
 func TestIdleConnectionsEnd(t *testing.T) {
 	quiet := silent(t)
-	f := openIdle(t, 300*time.Millisecond, allowed, "allowed.test:"+quiet)
+	f := openChanged(t, func(g *Gate) { g.idle = 300 * time.Millisecond }, allowed, "allowed.test:"+quiet)
 	c := f.dial(1)
 	for range 5 { // not idle
 		time.Sleep(100 * time.Millisecond)
@@ -594,6 +652,7 @@ func TestClose(t *testing.T) {
 		}
 	}
 	for range 500 { // the server's ends close when they notice
+		runtime.GC() // lets go of the pipes that the runtime keeps for the next splice
 		if count() <= before {
 			return
 		}

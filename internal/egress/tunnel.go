@@ -39,8 +39,15 @@ func (g *Gate) through(in *conn, to target) {
 	join(in, out)
 }
 
-// connect connects to what the rules allow.
+// connect connects to what the rules allow. The limit is for who asks and leaves, again and again: what made the
+// connection necessary may be gone before it is made.
 func (g *Gate) connect(to target) (*conn, error) {
+	select {
+	case g.dials <- struct{}{}:
+		defer func() { <-g.dials }()
+	default:
+		return nil, lambent.Errorf(lambent.CodeEgressFailed, "cannot connect to %s: %d connections are being made already", to, cap(g.dials))
+	}
 	tcp, err := g.proxy.connect(g.ctx, g.rules, to)
 	if err != nil {
 		return nil, err
