@@ -18,7 +18,7 @@ func (s *server) environment(r *http.Request) ([]string, error) {
 	maps.Copy(env, map[string]string{
 		"GATEWAY_INTERFACE": "CGI/1.1", "SERVER_PROTOCOL": r.Proto, "SERVER_SOFTWARE": "lambent",
 		"REQUEST_METHOD": r.Method, "REQUEST_URI": r.RequestURI,
-		"SCRIPT_NAME": "", "PATH_INFO": r.URL.Path, "QUERY_STRING": r.URL.RawQuery,
+		"SCRIPT_NAME": h.Get("X-Forwarded-Prefix"), "PATH_INFO": r.URL.Path, "QUERY_STRING": r.URL.RawQuery,
 		"HTTP_HOST": r.Host, "SERVER_NAME": r.Host, "SERVER_PORT": "80",
 		"LAMBENT_INVOCATION": h.Get("Lambent-Invocation"), "LAMBENT_TRIGGER": h.Get("Lambent-Trigger"),
 		"LAMBENT_DEADLINE": h.Get("Lambent-Deadline"),

@@ -50,7 +50,7 @@ func testExecEnv(t *testing.T, k *kit) {
 	req.URL.Host = req.Host
 	for name, value := range map[string]string{
 		"Content-Type": "text/csv", "X-Forwarded-For": "6.6.6.6, 192.0.2.7", "X-Forwarded-Proto": "https", "Colour": "green",
-		"Proxy": "http://evil.example", "X_Forwarded_For": "1.1.1.1", "Id": "0199aaaa",
+		"Proxy": "http://evil.example", "X_Forwarded_For": "1.1.1.1", "X-Forwarded-Prefix": "/fn/shop", "Id": "0199aaaa",
 	} {
 		req.Header[name] = []string{value}
 	}
@@ -61,7 +61,7 @@ func testExecEnv(t *testing.T, k *kit) {
 	}
 	env := strings.Split(body, "\n")
 	for _, want := range []string{
-		"REQUEST_METHOD=POST", "QUERY_STRING=a=1&b=%20", "PATH_INFO=/env", "SCRIPT_NAME=", "REQUEST_URI=/env?a=1&b=%20",
+		"REQUEST_METHOD=POST", "QUERY_STRING=a=1&b=%20", "PATH_INFO=/env", "SCRIPT_NAME=/fn/shop", "REQUEST_URI=/env?a=1&b=%20",
 		"CONTENT_TYPE=text/csv", "CONTENT_LENGTH=5", "GATEWAY_INTERFACE=CGI/1.1", "SERVER_PROTOCOL=HTTP/1.1",
 		"SERVER_NAME=shop.example", "SERVER_PORT=8443", "SERVER_SOFTWARE=lambent", "HTTPS=on", "REMOTE_ADDR=192.0.2.7",
 		"HTTP_X_FORWARDED_FOR=6.6.6.6, 192.0.2.7", "HTTP_COOKIE=a=1; b=2", "HTTP_HOST=shop.example:8443", "HTTP_COLOUR=green",
@@ -198,6 +198,10 @@ func testExecFailures(t *testing.T, k *kit) {
 				t.Errorf("the log says %v", lines)
 			}
 		}
+	}
+	if k.Lacks[MemoryLimit] == "" {
+		_, _, err := r.get(t, "/eat")
+		want(t, err, lambent.CodeHandlerError, "killed", "raise memory")
 	}
 	_, err := k.tryStart(t, k.exec, scripts(t, "exec"), func(s *lambent.Settings) {
 		s.Runtime, s.Handler, s.Command = "exec", "", []string{"./nothing.sh"}

@@ -43,10 +43,11 @@ func findCommand(codeDir string, command []string) ([]string, error) {
 type finder struct{ root *os.Root }
 
 func (c finder) find(name string) (inside string, err error) {
-	local, inBundle := strings.CutPrefix(path.Clean(name), sandbox.CodeDir+"/")
+	clean := path.Clean(name)
+	local, inBundle := strings.CutPrefix(clean, sandbox.CodeDir+"/")
 	switch {
 	case path.IsAbs(name) && !inBundle:
-		return name, c.checkSystem(name)
+		return clean, c.checkSystem(clean)
 	case strings.Contains(name, "/"):
 		return path.Join(sandbox.CodeDir, local), c.checkBundle(local)
 	}
@@ -175,7 +176,7 @@ func (c finder) checkScript(name, line string) error {
 	if err != nil {
 		return missing(words[0], err)
 	}
-	if path.Base(words[0]) != "env" || len(words) < 2 || strings.ContainsAny(words[1], "-=/") {
+	if path.Base(words[0]) != "env" || len(words) < 2 || strings.HasPrefix(words[1], "-") || strings.ContainsAny(words[1], "=/") {
 		return nil
 	}
 	for _, dir := range searchPath {

@@ -43,6 +43,7 @@ type instance struct {
 	guest    *guest.Client
 	phases   lambent.Phases
 	stopping atomic.Bool
+	kills    atomic.Int64 // for memory, as far as hintMemory knows
 
 	begun chan sandbox.Report // the first report; closed without one when lambent-init ends silently
 	done  chan struct{}
@@ -307,6 +308,15 @@ func (in *instance) died() *lambent.Error {
 	return lambent.Errorf(lambent.CodeInstanceExited, "the function's process %s before its answer was complete", in.exit)
 }
 
+// hintMemory adds to e what to do about it when the kernel has killed a program of the instance for its memory. It
+// does not end the instance, in which others may run.
+func (in *instance) hintMemory(e *lambent.Error) {
+	kills, err := in.group.OOMKills()
+	if err == nil && kills > in.kills.Swap(kills) {
+		e.Hint = in.memoryExceeded().Hint
+	}
+}
+
 // ID implements executor.Instance.
 func (in *instance) ID() string { return in.id }
 
@@ -315,7 +325,11 @@ func (in *instance) StartPhases() lambent.Phases { return in.phases }
 
 // Handle implements executor.Instance.
 func (in *instance) Handle(ctx context.Context, inv *lambent.Invocation, deadline time.Time) (*lambent.Response, error) {
-	return in.guest.Handle(ctx, inv, deadline)
+	resp, err := in.guest.Handle(ctx, inv, deadline)
+	if e := lambent.ErrorOf(err); e != nil && e.Code == lambent.CodeHandlerError && in.revision.Settings.Runtime == "exec" {
+		in.hintMemory(e)
+	}
+	return resp, err
 }
 
 // Stop implements executor.Instance.

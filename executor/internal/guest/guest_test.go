@@ -36,6 +36,12 @@ type host struct {
 // connect makes a Client of the settings that dials through dial.
 func connect(tb testing.TB, s lambent.Settings, dial func(context.Context) (net.Conn, error)) *host {
 	tb.Helper()
+	return connectPort(tb, s, dial, nil)
+}
+
+// connectPort makes one that may dial a port too.
+func connectPort(tb testing.TB, s lambent.Settings, dial func(context.Context) (net.Conn, error), port func(context.Context, bool) (net.Conn, error)) *host {
+	tb.Helper()
 	s, err := s.Complete()
 	if err != nil {
 		tb.Fatal(err)
@@ -47,10 +53,11 @@ func connect(tb testing.TB, s lambent.Settings, dial func(context.Context) (net.
 			h.dials.Add(1)
 			return dial(ctx)
 		},
-		Begin:  func(*lambent.Invocation) { h.begun.Add(1) },
-		End:    func(*lambent.Invocation) { h.ended.Add(1) },
-		Died:   func() *lambent.Error { return h.died() },
-		Redact: func(text string) string { return strings.ReplaceAll(text, "hunter22", "***") },
+		Begin:    func(*lambent.Invocation) { h.begun.Add(1) },
+		End:      func(*lambent.Invocation) { h.ended.Add(1) },
+		Died:     func() *lambent.Error { return h.died() },
+		DialPort: port,
+		Redact:   func(text string) string { return strings.ReplaceAll(text, "hunter22", "***") },
 	})
 	tb.Cleanup(func() {
 		h.Close()

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"lambent"
@@ -21,19 +22,31 @@ import (
 	"lambent/internal/h1"
 )
 
-// newTransport makes the HTTP/2 side of c: one connection for all requests, made again when it broke, and
-// more only where the function allows fewer streams in one than it takes requests.
+// maxDials is how often net/http may connect for one request: it would go on as long as the function greets it
+// and hangs up.
+const maxDials = 2
+
+// callKey is the key of a context's *call2.
+type callKey struct{}
+
+// newTransport makes the HTTP/2 side of c: one connection for all requests, made again when it broke. Requests
+// beyond the streams that the function allows wait: with more connections, one that allows none would have us
+// connect without end.
 func newTransport(c *Client) *http.Transport {
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			if x := ctx.Value(callKey{}).(*call2); x.dials.Add(1) > maxDials {
+				return nil, fmt.Errorf("%w: %w", h1.ErrNotSent, syscall.ECONNRESET)
+			}
 			return c.connect(ctx, time.Now().Add(c.o.Revision.Settings.Timeouts.FirstByte.D()))
 		},
 		Protocols:              new(http.Protocols),
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: 64 << 10,
 		HTTP2: &http.HTTP2Config{
-			MaxReceiveBufferPerStream: 128 << 10, // of our memory, for a client that reads slowly
-			WriteByteTimeout:          c.o.Revision.Settings.Timeouts.Idle.D(),
+			StrictMaxConcurrentRequests: true,
+			MaxReceiveBufferPerStream:   128 << 10, // of our memory, for a client that reads slowly
+			WriteByteTimeout:            c.o.Revision.Settings.Timeouts.Idle.D(),
 		},
 	}
 	t.Protocols.SetUnencryptedHTTP2(true)
@@ -76,6 +89,7 @@ type call2 struct {
 	total    time.Time // until when everything must be
 	idle     time.Duration
 	timer    *time.Timer
+	dials    atomic.Int32
 	answered atomic.Bool  // the head is there
 	active   atomic.Int64 // when a byte last went either way, in ns after born
 	waiting  atomic.Int64 // since when a Read waits, in ns after born; 0 when none does
@@ -93,7 +107,7 @@ func (c *Client) handle2(ctx context.Context, inv *lambent.Invocation, deadline 
 	limits := c.o.Revision.Settings.Timeouts
 	x := &call2{client: c, ctx: ctx, inv: inv, born: time.Now(), total: deadline, idle: limits.Idle.D()}
 	x.first = x.born.Add(limits.FirstByte.D())
-	x.stream, x.cancel = context.WithCancelCause(ctx)
+	x.stream, x.cancel = context.WithCancelCause(context.WithValue(ctx, callKey{}, x))
 	c.o.Begin(inv)
 	req, err := x.request()
 	if err != nil {
@@ -314,7 +328,7 @@ func (x *call2) translate(err error) error {
 	case errors.Is(err, h1.ErrNotSent):
 		return err
 	case !x.begun.Load() && (x.body == nil || !x.body.touched.Load()):
-		return fmt.Errorf("%w: %w", h1.ErrNotSent, err)
+		return fmt.Errorf("%w: %w: %w", h1.ErrNotSent, syscall.ECONNRESET, err) // the connection broke: what it is made by says ErrNotSent itself
 	case errors.As(err, &reset):
 		return reset
 	case strings.HasPrefix(err.Error(), "connection error:"): // a type that net/http keeps to itself

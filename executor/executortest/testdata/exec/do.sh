@@ -23,6 +23,7 @@ case $PATH_INFO in
 /signal) kill -TERM $$ ;;
 /hang) echo "hanging" >&2; echo begun; sleep 600 & sleep 601; ;;
 /silence) sleep 600 & sleep 601 ;;
+/eat) exec awk 'BEGIN { s = "x"; while (length(s) < 500000000) s = s s }' ;;
 /leave) sleep 600 & echo left ;;
 /log) echo "line of $QUERY_STRING" >&2; printf 'rest' >&2 ;;
 /ps) for f in /proc/[0-9]*/stat; do read -r line <"$f" && echo "$line"; done ;;
