@@ -128,7 +128,7 @@ func testEnv(t *testing.T, k *kit) {
 	for _, want := range []string{
 		"COLOUR=blue", "TZ=Europe/Berlin", "EMPTY=", "HOME=/tmp", "LANG=C.UTF-8", "LISTEN_FDS=1",
 		"LAMBENT_FUNCTION=fixture", "LAMBENT_NAMESPACE=default", "LAMBENT_REVISION=" + r.revision.ID,
-		"LAMBENT_INSTANCE=" + r.ID(), "LAMBENT_MEMORY=128", "LAMBENT_HANDLER=fixture", "LAMBENT_RUNTIME=go",
+		"LAMBENT_INSTANCE=" + r.ID(), "LAMBENT_MEMORY=128", "LAMBENT_CONCURRENCY=1", "LAMBENT_HANDLER=fixture", "LAMBENT_RUNTIME=go",
 	} {
 		if !slices.Contains(env, want) {
 			t.Errorf("the environment lacks %s: %q", want, env)

@@ -55,6 +55,16 @@ class Many(ShimTest):
             shim.process.send_signal(signal.SIGTERM)
             self.assertEqual(shim.process.wait(LIMIT), 0)
 
+    def test_no_thread_can_be_started(self):
+        shim = self.start(
+            {"main.py": "import lambent, lambent_shim.threads as t\n"
+             "def start(self): raise RuntimeError(\"can't start new thread\")\n"
+             "t.Thread.start = start\n@lambent.threads\ndef handler(e, c): pass"},
+            concurrency=2,
+        )  # fmt: skip
+        for _ in range(2):
+            self.check_error(shim.ready(), "handler_error", "can't start new thread: raise pids")
+
     def test_the_one_in_hand_is_finished(self):
         for code in ("async def handler(path, c):\n", "import lambent\n@lambent.threads\ndef handler(path, c):\n"):
             shim = self.shim(
