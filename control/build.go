@@ -53,12 +53,8 @@ func (s *server) build(ctx context.Context, in *struct {
 		}
 		b.Handler = settings.Handler
 	}
-	switch ok, err := s.here(ctx, b.Source); {
-	case err != nil:
+	if err := s.mustHave(ctx, "body.source", b.Source); err != nil {
 		return nil, err
-	case !ok:
-		return nil, lambent.Errorf(lambent.CodeNotFound, "body.source: there is no bundle %s", b.Source).
-			WithHint("upload it first: PUT /v1/code")
 	}
 	return &huma.StreamResponse{Body: func(h huma.Context) {
 		r, w := humago.Unwrap(h)

@@ -106,6 +106,15 @@ func (s *server) here(ctx context.Context, digest string) (bool, error) {
 	return err == nil, err
 }
 
+// mustHave is not_found where the caller has no bundle that a field names.
+func (s *server) mustHave(ctx context.Context, field, digest string) error {
+	ok, err := s.here(ctx, digest)
+	if err == nil && !ok {
+		err = lambent.Errorf(lambent.CodeNotFound, "%s: there is no bundle %s", field, digest).WithHint("upload it first: PUT /v1/code")
+	}
+	return err
+}
+
 func (s *server) has(ctx context.Context, in *struct {
 	Digest string `path:"digest" pattern:"^sha256:[0-9a-f]{64}$"`
 }) (*struct{}, error) {

@@ -186,12 +186,13 @@ func (s *server) newRevision(ctx context.Context, n Named, d Deploy) (*lambent.R
 	if err := s.checkSecrets(ctx, n.Namespace, settings); err != nil {
 		return nil, err
 	}
-	switch ok, err := s.here(ctx, d.Code); {
-	case err != nil:
+	if err := s.mustHave(ctx, "body.code", d.Code); err != nil {
 		return nil, err
-	case !ok:
-		return nil, lambent.Errorf(lambent.CodeNotFound, "body.code: there is no bundle %s", d.Code).
-			WithHint("upload it first: PUT /v1/code")
+	}
+	if d.Source != "" { // a diff reads it
+		if err := s.mustHave(ctx, "body.source", d.Source); err != nil {
+			return nil, err
+		}
 	}
 	root, err := s.Executor.Root(settings.Runtime)
 	if err != nil {

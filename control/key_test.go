@@ -76,6 +76,12 @@ func TestCodeOfAnotherNamespace(t *testing.T) {
 	if !strings.Contains(e.Message, "there is no bundle") {
 		t.Error(e)
 	}
+	var own control.Bundle
+	w.gives(200, &own, "PUT", "/v1/code", "my code", as("team-deploy")...)
+	body := `{"settings": {"runtime": "go"}, "code": "` + own.Digest + `", "source": "` + b.Digest + `"}`
+	if e := w.fails(lambent.CodeNotFound, "PUT", mine, body, as("team-admin")...); !strings.Contains(e.Message, "body.source: there is no bundle") {
+		t.Error(e)
+	}
 	w.gives(200, nil, "PUT", "/v1/code", "their code", as("team-deploy")...) // who has the code has the code
 	w.gives(201, nil, "PUT", mine, deployBody(`{"runtime": "go"}`, b.Digest), as("team-admin")...)
 }
