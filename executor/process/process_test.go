@@ -130,6 +130,9 @@ func TestOrphansEndThemselves(t *testing.T) {
 
 // TestNested runs an executor in a daemon that sits in cgroups of its own.
 func TestNested(t *testing.T) {
+	if needsRoot(t) {
+		return
+	}
 	var dirs []string
 	for _, root := range hierarchies() {
 		dir := fmt.Sprintf("%s/lambent-test-%d", root, os.Getpid())
@@ -168,12 +171,16 @@ func TestFindings(t *testing.T) {
 	names := []string{}
 	for _, f := range e.Findings() {
 		names = append(names, f.Name)
-		if !f.OK {
+		if _, lacks := setup.Lacks[executortest.CPULimit]; !f.OK && !(lacks && f.Name == "cgroup") {
 			t.Errorf("%s: %s (%s)", f.Name, f.Detail, f.Hint)
 		}
 	}
-	want := []string{"isolation", "namespace mount", "namespace pid", "namespace network", "namespace ipc", "namespace uts",
-		"namespace cgroup", "mount_setattr", "seccomp", "cgroup"}
+	want := []string{"isolation"}
+	if privileged() {
+		want = append(want, "namespace mount", "namespace pid", "namespace network", "namespace ipc", "namespace uts",
+			"namespace cgroup", "mount_setattr")
+	}
+	want = append(want, "seccomp", "cgroup")
 	for _, name := range e.Runtimes() {
 		want = append(want, "runtime "+name)
 	}

@@ -54,7 +54,7 @@ func TestUnprivileged(t *testing.T) {
 	if needsRoot(t) {
 		return
 	}
-	tests := "^(TestConformance|TestOrphansEndThemselves|TestJob|TestJobEnds|TestLongPath|TestWatch|TestEgress.*)$"
+	tests := "^(TestConformance|TestOrphansEndThemselves|TestJob|TestJobEnds|TestLongPath|TestFindings|TestRoots|TestSandboxFailureNamesTheStep|TestWatch|TestEgress.*)$"
 	t.Log(asUser(t, tests, (*exec.Cmd).Start))
 }
 
