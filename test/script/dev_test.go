@@ -66,7 +66,15 @@ func TestDev(t *testing.T) {
 	}
 	var log strings.Builder
 	var reading sync.WaitGroup
-	reading.Go(func() { _, _ = io.Copy(&log, stdout) })
+	last := make(chan struct{})
+	reading.Go(func() {
+		for lines := bufio.NewScanner(stdout); lines.Scan(); {
+			log.WriteString(lines.Text() + "\n")
+			if strings.Contains(lines.Text(), "called for three") {
+				close(last)
+			}
+		}
+	})
 
 	url := regexp.MustCompile(`http://\S+`).FindString(await("is ready in"))
 	want := func(body string) {
@@ -94,6 +102,10 @@ func TestDev(t *testing.T) {
 	save(handler("three"))
 	await("is ready in")
 	want("three")
+	select {
+	case <-last:
+	case <-ctx.Done():
+	}
 
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
