@@ -82,8 +82,12 @@ func def[T comparable](v *T, value T) {
 
 // Findings says what the builders found of what they need.
 func (s *Service) Findings() (all []lambent.Finding) {
+	asked := map[Builder]bool{}
 	for _, prefix := range slices.Sorted(maps.Keys(s.o.Builders)) {
-		all = append(all, s.o.Builders[prefix].Findings()...)
+		if b := s.o.Builders[prefix]; !asked[b] {
+			asked[b] = true
+			all = append(all, b.Findings()...)
+		}
 	}
 	return all
 }

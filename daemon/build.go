@@ -19,7 +19,10 @@ func (n *node) openBuilds(runner executor.Runner) (err error) {
 	}
 	n.builds, err = builder.New(builder.Options{
 		Dir: n.cfg.path("layers"), Code: n.code, Runner: runner, Root: n.tiers.Root, Egress: n.cfg.BuildEgress, Env: env, Logger: n.log,
-		Builders: map[string]builder.Builder{"python3.": python.Builder{}, "nodejs": nodejs.Builder{}, "go": golang.Builder{}},
+		Builders: map[string]builder.Builder{
+			"python3.": python.Builder{}, "nodejs": nodejs.Builder{}, "go": golang.Builder{},
+			"http": nodejs.Builder{}, "exec": nodejs.Builder{}, // node_modules is found by any program; packages of Python are not
+		},
 	})
 	return err
 }

@@ -141,6 +141,9 @@ func unlocked(src builder.Source) error {
 
 // typescript tells which file holds a handler that is TypeScript, and what it becomes; "" where it is not.
 func typescript(src builder.Source) (entry, bundle string) {
+	if src.Handler == "" { // a command is run as it is
+		return "", ""
+	}
 	module := strings.TrimSuffix(src.Handler, path.Ext(src.Handler)) // of MODULE.EXPORT
 	for _, ext := range []string{".mjs", ".js", ".cjs"} {
 		if src.Has(module + ext) {
