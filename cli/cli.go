@@ -41,7 +41,6 @@ func New(extra ...*cobra.Command) *cobra.Command {
 		Args:          unknownCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	flags := root.PersistentFlags()
 	flags.BoolVar(&a.json, "json", false, "write JSON, errors too")
@@ -49,6 +48,7 @@ func New(extra ...*cobra.Command) *cobra.Command {
 		a.deploy(), a.invoke(), a.list(), a.get(), a.remove(), a.publish(), a.alias(), a.rollback(), a.diff(), a.route(), a.apply(), a.secret(), a.key(),
 		a.logs(), a.why(), a.doctor(), a.initialise(), a.version(),
 	)
+	a.completions(root)
 	root.AddCommand(extra...)
 	return root
 }
