@@ -78,11 +78,13 @@ function ofHTTP(req, body, env, invocation) {
   const [rawPath, query] = cut(req.url, '?');
   const path = unescapeBuffer(rawPath).toString();
   const domainName = (headers.host ?? '').replace(/(?<!:):[0-9]*$/, '');
+  const { 'lambent-route': route = '$default', 'lambent-path-parameters': pathParameters } = req.headers;
+  const routeKey = unescapeBuffer(route).toString();
   const now = new Date();
   const isText = isTextual(headers, body);
   return {
     version: '2.0',
-    routeKey: '$default',
+    routeKey,
     rawPath: path,
     rawQueryString: query,
     cookies,
@@ -103,13 +105,13 @@ function ofHTTP(req, body, env, invocation) {
         userAgent: headers['user-agent'] ?? '',
       },
       requestId: invocation,
-      routeKey: '$default',
+      routeKey,
       stage: '$default',
       time: time(now),
       timeEpoch: now.getTime(),
     },
     body: body.length === 0 ? null : body.toString(isText ? 'utf8' : 'base64'),
-    pathParameters: null,
+    pathParameters: pathParameters ? parameters(pathParameters) : null,
     isBase64Encoded: !isText,
     stageVariables: null,
   };

@@ -49,6 +49,15 @@ test('all fields of an event', async (t) => {
   });
 });
 
+test('a custom route', async (t) => {
+  const got = await eventOf(await started(t, ECHO), {
+    path: '/users/a%20b', headers: [['Lambent-Route', 'GET%20%2Fusers%2F%7Bid%7D'], ['Lambent-Path-Parameters', 'id=a+b%2F%C3%A9&rest=']],
+  });
+  assert.deepEqual([got.routeKey, got.requestContext.routeKey], ['GET /users/{id}', 'GET /users/{id}']);
+  assert.deepEqual(got.pathParameters, { id: 'a b/é', rest: '' });
+  assert.ok(!('lambent-route' in got.headers));
+});
+
 test('nothing optional', async (t) => {
   const got = await eventOf(await started(t, ECHO), { method: 'GET' });
   assert.deepEqual([got.cookies, got.queryStringParameters, got.body, got.isBase64Encoded], [[], {}, null, false]);

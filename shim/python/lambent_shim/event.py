@@ -99,11 +99,12 @@ def of_http(request, namespace, function, invocation):
     if not host.endswith("]"):
         host = host.rpartition(":")[0] or host
     body, is_base64 = _body(headers, request.body)
+    route = unquote(request.headers.get("lambent-route", "$default")).decode("utf-8", "replace")
     now = time()
     t = gmtime(now)
     return {
         "version": "2.0",
-        "routeKey": "$default",
+        "routeKey": route,
         "rawPath": path,
         "rawQueryString": query,
         "cookies": cookies,
@@ -124,13 +125,13 @@ def of_http(request, namespace, function, invocation):
                 "userAgent": headers.get("user-agent", ""),
             },
             "requestId": invocation,
-            "routeKey": "$default",
+            "routeKey": route,
             "stage": "$default",
             "time": "%02d/%s/%d:%02d:%02d:%02d +0000" % (t[2], _MONTHS[t[1] - 1], t[0], t[3], t[4], t[5]),
             "timeEpoch": int(now * 1000),
         },
         "body": body,
-        "pathParameters": None,
+        "pathParameters": _query(request.headers.get("lambent-path-parameters", "")) or None,
         "isBase64Encoded": is_base64,
         "stageVariables": None,
     }

@@ -76,6 +76,13 @@ class Event(ShimTest):
             },
         )
 
+    def test_custom_route(self):
+        route = [("Lambent-Route", "GET%20%2Fusers%2F%7Bid%7D"), ("Lambent-Path-Parameters", "id=a+b%2F%C3%A9&rest=")]
+        got = self.event(self.shim(ECHO), target="/users/a%20b", headers=route)
+        self.assertEqual((got["routeKey"], got["requestContext"]["routeKey"]), ("GET /users/{id}",) * 2)
+        self.assertEqual(got["pathParameters"], {"id": "a b/é", "rest": ""})
+        self.assertNotIn("lambent-route", got["headers"])
+
     def test_nothing_optional(self):
         got = self.event(self.shim(ECHO), method="GET")
         self.assertEqual(
