@@ -14,7 +14,8 @@ const (
 
 var (
 	slower   = readSlower()
-	patience = time.Minute * time.Duration(slower) // for one start or request
+	patience = time.Minute * time.Duration(slower)                              // for one start or request
+	brief    = 250*time.Millisecond + 50*time.Millisecond*time.Duration(slower) // for one that shall not end in time
 )
 
 // starts is how many ThousandStarts makes.

@@ -210,10 +210,10 @@ func testTimeouts(t *testing.T, k *kit) {
 		total        time.Duration
 		code         lambent.Code
 	}{
-		{"first byte", "/sleep?ms=20000", lambent.Timeouts{FirstByte: lambent.Duration(300 * time.Millisecond)}, 0, lambent.CodeFirstByteTimeout},
-		{"idle", "/drip?n=3&ms=10&stall=1", lambent.Timeouts{Idle: lambent.Duration(300 * time.Millisecond)}, 0, lambent.CodeIdleTimeout},
-		{"total, before the head", "/sleep?ms=20000", lambent.Timeouts{}, 300 * time.Millisecond, lambent.CodeTotalTimeout},
-		{"total, in the body", "/drip?n=1000&ms=50", lambent.Timeouts{}, 300 * time.Millisecond, lambent.CodeTotalTimeout},
+		{"first byte", "/sleep?ms=20000", lambent.Timeouts{FirstByte: lambent.Duration(brief)}, 0, lambent.CodeFirstByteTimeout},
+		{"idle", "/drip?n=3&ms=10&stall=1", lambent.Timeouts{Idle: lambent.Duration(brief)}, 0, lambent.CodeIdleTimeout},
+		{"total, before the head", "/sleep?ms=20000", lambent.Timeouts{}, brief, lambent.CodeTotalTimeout},
+		{"total, in the body", "/drip?n=1000&ms=50", lambent.Timeouts{}, brief, lambent.CodeTotalTimeout},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

@@ -14,8 +14,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // What a guest has.
@@ -60,6 +62,10 @@ func Run(ctx context.Context, job Job) (code int, err error) {
 	}
 	var complaint strings.Builder
 	qemu.Stderr = &complaint
+	// It goes with us, however we end. The kernel ties that to the thread.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := qemu.Start(); err != nil {
 		return 0, err
 	}
