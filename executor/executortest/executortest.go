@@ -98,6 +98,7 @@ var tests = []struct {
 	{"HTTPServer", HTTPServer, testHTTPServer},
 	{"HTTPTrailer", HTTPServer, testHTTPTrailer},
 	{"HTTPCommands", HTTPServer, testHTTPCommands},
+	{"HTTPParts", HTTPServer, testHTTPParts},
 	{"HTTPStartFailures", HTTPServer, testHTTPStartFailures},
 	{"ExecEcho", Exec, testExecEcho},
 	{"ExecEnv", Exec, testExecEnv},

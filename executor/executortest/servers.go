@@ -170,6 +170,21 @@ func testHTTPCommands(t *testing.T, k *kit) {
 	})
 }
 
+// testHTTPParts is about the 40 ms for which a kernel may hold the second part of an answer back.
+func testHTTPParts(t *testing.T, k *kit) {
+	r := k.startCode(t, scripts(t, "http"), command("python3", "parts.py"))
+	r.must(t, "/") // a young connection knows no delay yet
+	best := time.Hour
+	for range 20 {
+		began := time.Now()
+		r.must(t, "/")
+		best = min(best, time.Since(began))
+	}
+	if best > 35*time.Millisecond {
+		t.Errorf("the fastest answer of 20 took %v", best)
+	}
+}
+
 func testHTTPStartFailures(t *testing.T, k *kit) {
 	code := scripts(t, "http")
 	for _, c := range []struct {

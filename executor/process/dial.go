@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,12 +37,44 @@ func (in *instance) dialPort(ctx context.Context, port uint16, wait bool) (net.C
 	socket, err := exchange(conn.(*net.UnixConn), raw)
 	if err == nil {
 		defer socket.Close()
-		return net.FileConn(socket)
+		return newPrompt(socket)
 	}
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
 	return nil, fmt.Errorf("connect to port %d in the sandbox: %w", port, err)
+}
+
+// prompt acknowledges what was read at once. Many servers write the head and the body of an answer apart, and then
+// the kernel on their side holds the body back until ours has acknowledged the head, for which it takes 40 ms.
+type prompt struct {
+	*net.TCPConn
+	raw         syscall.RawConn
+	acknowledge func(fd uintptr)
+}
+
+func newPrompt(socket *os.File) (net.Conn, error) {
+	conn, err := net.FileConn(socket)
+	if err != nil {
+		return nil, err
+	}
+	c := &prompt{TCPConn: conn.(*net.TCPConn)}
+	if c.raw, err = c.SyscallConn(); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	c.acknowledge = func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1) // fails when the connection has broken
+	}
+	return c, nil
+}
+
+// Read implements net.Conn. The kernel forgets the wish as soon as something is sent.
+func (c *prompt) Read(p []byte) (int, error) {
+	n, err := c.TCPConn.Read(p)
+	if n > 0 {
+		_ = c.raw.Control(c.acknowledge) // fails when the connection has been closed
+	}
+	return n, err
 }
 
 // exchange asks lambent-init and takes the connected socket.
