@@ -147,8 +147,11 @@ func (e *Executor) open(path, init string) error {
 			return err
 		}
 	}
-	if err := sweep(e.name); err != nil {
-		return err
+	// Root finds all in its cgroups, and shall not be told by a command line whom to kill.
+	if e.level != lambent.IsolationFull {
+		if err := sweep(e.name); err != nil {
+			return err
+		}
 	}
 	for _, sub := range []string{instancesDir, runtimeDir} {
 		sub = filepath.Join(path, sub)
