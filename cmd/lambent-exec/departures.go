@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"sync"
@@ -33,7 +34,7 @@ func (d *departures) watch() {
 	for {
 		n, err := syscall.EpollWait(d.poller, events, -1)
 		if err != nil && err != syscall.EINTR {
-			os.Stderr.WriteString("lambent-exec: epoll_wait: " + err.Error() + "\n")
+			fmt.Fprintln(os.Stderr, "lambent-exec: epoll_wait:", err)
 			os.Exit(1) // cannot happen: nobody closes the poller
 		}
 		d.mu.Lock()
