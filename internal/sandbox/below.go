@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -15,12 +14,9 @@ import (
 func Below(pid int) []int {
 	var found []int
 	for todo := []int{pid}; len(todo) > 0; todo = todo[1:] {
-		lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", todo[0]))
-		if err != nil {
-			panic(err) // the pattern is valid
-		}
-		for _, list := range lists {
-			raw, err := os.ReadFile(list)
+		threads := fmt.Sprintf("/proc/%d/task/", todo[0])
+		for _, thread := range names(threads) {
+			raw, err := os.ReadFile(threads + thread + "/children")
 			if err != nil {
 				continue // that thread has ended
 			}
@@ -34,6 +30,20 @@ func Below(pid int) []int {
 		}
 	}
 	return found
+}
+
+// names lists a folder; a process that has ended has none.
+func names(dir string) []string {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil
+	}
+	return names
 }
 
 func alive(pid int) bool {
