@@ -38,22 +38,20 @@ func build(t *testing.T) string {
 	return bin
 }
 
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { run(t, ".") }
+
+// run runs the scripts of a folder, each with a lambent of its own.
+func run(t *testing.T, dir string) {
 	bin := build(t)
 	examples, err := filepath.Abs("../../examples")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cache, err := exec.CommandContext(t.Context(), "go", "env", "GOCACHE").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
 	testscript.Run(t, testscript.Params{
-		Dir: ".",
+		Dir: dir,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("EXAMPLES", examples)
 			env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
-			env.Setenv("GOCACHE", strings.TrimSpace(string(cache)))
 			env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
 			d := &daemon{}
 			env.Values["daemon"] = d
