@@ -149,6 +149,9 @@ func (s Settings) check(rt Runtime) error {
 	if err := s.checkCode(rt); err != nil {
 		return err
 	}
+	if s.Tier == TierBuiltin && len(s.Env)+len(s.Secrets)+len(s.Egress) > 0 {
+		return invalid("runtime", "%s runs no code that env, secrets or egress could be for", s.Runtime)
+	}
 	if err := s.checkEnv(); err != nil {
 		return err
 	}
@@ -209,7 +212,7 @@ func (s Settings) checkEnv() error {
 		switch {
 		case !envNameRE.MatchString(name):
 			return Errorf(CodeInvalidRequest, "env: %q is no name of an environment variable", name)
-		case isPlatforms(name):
+		case s.isPlatforms(name):
 			return Errorf(CodeInvalidRequest, "env: %s is set by the platform", name).WithHint("choose another name")
 		case strings.IndexByte(s.Env[name], 0) >= 0:
 			return Errorf(CodeInvalidRequest, "env: the value of %s holds a NUL byte", name)
@@ -237,9 +240,11 @@ func (s Settings) Port() uint16 {
 	return uint16(port)
 }
 
-// isPlatforms tells whether the platform sets that environment variable itself.
-func isPlatforms(name string) bool {
-	return strings.HasPrefix(name, "LAMBENT_") || name == "LISTEN_FDS" || name == "LISTEN_PID"
+// isPlatforms tells whether the platform sets that environment variable itself. The fields of a request come to
+// runtime exec as HTTP_*, but for one: see https://httpoxy.org.
+func (s Settings) isPlatforms(name string) bool {
+	return strings.HasPrefix(name, "LAMBENT_") || name == "LISTEN_FDS" || name == "LISTEN_PID" ||
+		s.Runtime == "exec" && strings.HasPrefix(name, "HTTP_") && name != "HTTP_PROXY"
 }
 
 // SecretsDir is where code finds the secrets that it is given as files.
@@ -257,7 +262,7 @@ func (s Settings) checkSecrets() error {
 		switch _, taken := s.Env[target]; {
 		case taken:
 			return Errorf(CodeInvalidRequest, "secrets: %s is in env, too", target)
-		case isPlatforms(target):
+		case s.isPlatforms(target):
 			return Errorf(CodeInvalidRequest, "secrets: %s is set by the platform", target).WithHint("choose another name")
 		case target == "PORT" && s.Runtime == "http":
 			return Errorf(CodeInvalidRequest, "secrets: PORT tells the server where to listen, and is no secret").WithHint("set it in env")
