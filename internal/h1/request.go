@@ -1,6 +1,7 @@
 package h1
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -50,6 +51,14 @@ func (r *Request) small() bool {
 
 // streams tells whether the body goes out on its own.
 func (r *Request) streams() bool { return r.Body != nil && r.ContentLength != 0 && !r.small() }
+
+// Untaken gives a copy of the body if it was read although no peer took a byte of it; nil if it can still be read.
+func (r *Request) Untaken() []byte {
+	if r.wire == nil || !r.small() {
+		return nil
+	}
+	return bytes.Clone(r.wire[len(r.wire)-int(r.ContentLength):])
+}
 
 // Check gives the *RequestError that makes r's head impossible to send.
 func (r *Request) Check() error {

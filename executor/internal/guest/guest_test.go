@@ -396,6 +396,38 @@ func TestStaleConnection(t *testing.T) {
 	}
 }
 
+// A request that no instance took goes to another with its body, although it was read for a connection that had died.
+func TestNotSentKeepsTheBody(t *testing.T) {
+	l, dial := listen(t)
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		if r, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+			_, _ = io.Copy(io.Discard, r.Body)
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		}
+		l.Close()
+		conn.Close()
+	}()
+	h := connect(t, servers(), dial)
+	if _, _, err := h.do(t.Context(), call("/", "first")); err != nil {
+		t.Fatal(err)
+	}
+	<-gone
+	inv := call("/", "second")
+	if _, err := h.Handle(t.Context(), inv, soon()); !errors.Is(err, executor.ErrNotSent) {
+		t.Fatal(err)
+	}
+	other := serve(t, servers(), func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
+	if _, body, err := other.do(t.Context(), inv); err != nil || body != "second" {
+		t.Errorf("the other instance got %q, %v", body, err)
+	}
+}
+
 func TestNotSent(t *testing.T) {
 	l, dial := listen(t)
 	h := connect(t, servers(), dial)

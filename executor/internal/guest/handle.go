@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -141,6 +142,9 @@ func (x *call) fail(err error) error {
 	case busy:
 		return fmt.Errorf("%w: %w", e, executor.ErrBusy)
 	case errors.Is(err, h1.ErrNotSent):
+		if body := x.req.Untaken(); body != nil { // for the next instance
+			x.inv.Body = io.NopCloser(bytes.NewReader(body))
+		}
 		return fmt.Errorf("%w: %w", e, executor.ErrNotSent)
 	}
 	return e
