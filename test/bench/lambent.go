@@ -32,7 +32,13 @@ func up(ctx context.Context, data string) (*lambent, error) {
 	l := &lambent{data: data}
 	l.cmd = exec.CommandContext(ctx, "bin/lambent", "up", "--data", data, "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0")
 	l.cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+filepath.Join(data, "config"))
-	l.cmd.Stderr = os.Stderr
+	// Its log would stand in the middle of the report.
+	log, err := os.Create(data + ".log")
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	l.cmd.Stderr = log
 	l.cmd.Cancel = func() error { return l.cmd.Process.Signal(syscall.SIGTERM) }
 	l.cmd.WaitDelay = 40 * time.Second
 	out, err := l.cmd.StdoutPipe()
@@ -49,7 +55,9 @@ func up(ctx context.Context, data string) (*lambent, error) {
 		serving = strings.HasPrefix(lines.Text(), "serving")
 	}
 	if !serving {
-		return nil, errors.Join(errors.New("lambent did not begin to serve"), l.cmd.Wait())
+		failed := errors.Join(errors.New("lambent did not begin to serve"), l.cmd.Wait())
+		told, err := os.ReadFile(log.Name())
+		return nil, errors.Join(failed, err, errors.New(string(told)))
 	}
 	go func() {
 		for lines.Scan() { // so that it never waits for us
