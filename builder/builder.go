@@ -16,7 +16,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 
 	"lambent"
@@ -80,24 +79,19 @@ const maxRead = 32 << 20
 
 // Read gives a regular file of the source; ok is false where there is none.
 func (s Source) Read(name string) (text string, ok bool, err error) {
-	f, err := s.FS.Open(name)
-	if errors.Is(err, fs.ErrNotExist) {
+	info, err := fs.Stat(s.FS, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular():
 		return "", false, nil
+	case err == nil && info.Size() > maxRead:
+		err = errors.New("it is too large")
 	}
 	if err != nil {
 		return "", false, unreadable(name, err)
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return "", false, err
-	}
-	raw, err := io.ReadAll(io.LimitReader(f, maxRead+1))
+	raw, err := fs.ReadFile(s.FS, name)
 	if err != nil {
 		return "", false, unreadable(name, err)
-	}
-	if len(raw) > maxRead {
-		return "", false, unreadable(name, errors.New("it is too large"))
 	}
 	return string(raw), true, nil
 }

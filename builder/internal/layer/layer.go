@@ -129,6 +129,9 @@ func (s *Store) put(ctx context.Context, dir string, r io.Reader) error {
 	return errors.Join(err, store.Close())
 }
 
+// Temp makes an empty folder for the caller to remove; a crash does not leave it behind.
+func (s *Store) Temp() (string, error) { return os.MkdirTemp(s.tmp, "work-") }
+
 // Open gives the layer as a tar.
 func (l *Layer) Open() (*os.File, error) { return l.code.Open(l.Digest) }
 
