@@ -24,7 +24,7 @@ func Of(ctx context.Context, dir string, quiet time.Duration, skip func(name str
 			yield("", err)
 			return
 		}
-		defer w.Close()
+		defer func() { _ = w.Close() }() // nothing was written
 		if err := watch(w, dir, skip); err != nil {
 			yield("", err)
 			return

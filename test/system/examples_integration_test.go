@@ -58,7 +58,9 @@ func file(t *testing.T, name string) []byte {
 	return raw
 }
 
-func helloExample(t *testing.T, n *node) { n.call("GET", "/fn/hello/?name=Ada", nil).want(t, 200, "Hello, Ada!") }
+func helloExample(t *testing.T, n *node) {
+	n.call("GET", "/fn/hello/?name=Ada", nil).want(t, 200, "Hello, Ada!")
+}
 
 func wordcountExample(t *testing.T, n *node) {
 	n.call("POST", "/fn/wordcount/", bytes.NewReader(file(t, "README.md"))).want(t, 200, `"words":`)
