@@ -358,13 +358,22 @@ func (d *aliasDocument) apply(ctx context.Context, a *applying) (bool, error) {
 	}
 	for i := range set.Targets {
 		w := &set.Targets[i]
-		if !lambent.IsRevisionID(w.Revision) {
-			to, err := a.client.Alias(ctx, d.Namespace, d.Function, w.Revision)
-			if err != nil {
-				return false, err
-			}
-			w.Revision = to.Targets[0].Revision.ID
+		if lambent.IsRevisionID(w.Revision) {
+			continue
 		}
+		to := &aliasDocument{Namespace: d.Namespace, Function: d.Function, Name: w.Revision}
+		if a.pending[to.name()] {
+			return true, nil // nor is what that one will be
+		}
+		now, err := a.client.Alias(ctx, d.Namespace, d.Function, w.Revision)
+		if err != nil {
+			return false, err
+		}
+		if len(now.Targets) > 1 {
+			return false, lambent.Errorf(lambent.CodeInvalidRequest, "targets[%d]: alias %s has several revisions", i, w.Revision).
+				WithHint("name one of them: lambent alias ls %s", d.Function)
+		}
+		w.Revision = now.Targets[0].Revision.ID
 	}
 	return before.Sticky != d.Sticky || !slices.Equal(before.Weights(), set.Targets), nil
 }

@@ -178,8 +178,12 @@ func (n *node) serve(ctx context.Context) error {
 	}
 	defer admin.Close()
 	adminCerts := certs
-	if loopback(admin) {
+	switch {
+	case loopback(admin):
 		adminCerts = nil
+	case certs == nil:
+		n.log.Warn("others than this machine reach the control API, and keys come to it in the clear: use --tls-cert and --tls-key, or let it listen on loopback",
+			"control", n.cfg.Control)
 	}
 	endpoints := Endpoints{Functions: url(functions, certs), Control: url(admin, adminCerts), KeyFile: n.cfg.path("admin.key"), NewKey: n.newKey}
 	if certs != nil {

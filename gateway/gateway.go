@@ -163,13 +163,14 @@ func prepare(r *http.Request, inv *lambent.Invocation) {
 }
 
 // mount gives the path that the client sees before the target, so that a function can write links; "" where there
-// is none, or where the target is no part of what was asked for.
+// is none, or where the target is no part of what was asked for. It begins with one slash: browsers take what is
+// between two and the next for a host.
 func mount(r *http.Request, target string) string {
 	asked := r.RequestURI
 	if !strings.HasPrefix(asked, "/") {
 		asked = r.URL.RequestURI() // absolute form
 	}
-	asked, _, _ = strings.Cut(asked, "?")
+	asked, _, _ = strings.Cut("/"+strings.TrimLeft(asked, "/"), "?")
 	target, _, _ = strings.Cut(target, "?")
 	if target == "/" {
 		return strings.TrimSuffix(asked, "/")

@@ -56,7 +56,10 @@ func (e *Executor) Start(_ context.Context, spec executor.Spec) (executor.Instan
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return nil, lambent.Errorf(lambent.CodeShuttingDown, "this node is stopping: %w", h.close())
+		if err := h.close(); err != nil {
+			return nil, lambent.Errorf(lambent.CodeInternal, "close %s: %w", runtime, err)
+		}
+		return nil, lambent.Errorf(lambent.CodeShuttingDown, "this node is stopping")
 	}
 	e.all[i] = struct{}{}
 	return i, nil

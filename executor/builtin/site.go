@@ -49,9 +49,8 @@ type file struct {
 	encoding string  // of the content, when it is such a file
 	media    string  // the type of the content, not of the encoding
 
-	once sync.Once
+	mu   sync.Mutex // guards etag, and is held while it is made, so that it is made once
 	etag string
-	err  error
 }
 
 var codings = []struct{ name, suffix string }{{"br", ".br"}, {"gzip", ".gz"}}
@@ -232,21 +231,22 @@ func (s *site) sniff(name string) (string, error) {
 
 // tag gives the strong entity tag of f: the digest of its content, made when it is first asked for.
 func (s *site) tag(f *file) (string, error) {
-	f.once.Do(func() {
-		r, err := s.root.Open(f.name)
-		if err != nil {
-			f.err = absent(err)
-			return
-		}
-		defer r.Close()
-		h := sha256.New()
-		if _, err := io.Copy(h, r); err != nil {
-			f.err = absent(err)
-			return
-		}
-		f.etag = `"` + base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16]) + `"`
-	})
-	return f.etag, f.err
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.etag != "" {
+		return f.etag, nil
+	}
+	r, err := s.root.Open(f.name)
+	if err != nil {
+		return "", absent(err)
+	}
+	defer r.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, r); err != nil {
+		return "", absent(err)
+	}
+	f.etag = `"` + base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16]) + `"`
+	return f.etag, nil
 }
 
 // mediaTypes are the types of what sites are made of. What the machine's own tables say would differ from node to node.
