@@ -236,7 +236,6 @@ func (g *Group) create(l Limits) error {
 		return errors.Join(
 			g.set("memory", "memory.max", l.Memory),
 			g.setIfThere("memory", "memory.swap.max", 0), // there if the kernel counts swap
-			g.set("memory", "memory.oom.group", 1),
 			g.set("pids", "pids.max", int64(l.Pids)),
 			os.WriteFile(g.file("cpu", leafFn, "cpu.max"), fmt.Appendf(nil, "%d %d", quota, period), 0o644))
 	}

@@ -68,7 +68,7 @@ func TestLimits(t *testing.T) {
 		2: {
 			g.file("memory", leafFn, "memory.max"):       "67108864",
 			g.file("memory", leafFn, "memory.swap.max"):  "0",
-			g.file("memory", leafFn, "memory.oom.group"): "1",
+			g.file("memory", leafFn, "memory.oom.group"): "0",
 			g.file("cpu", leafFn, "cpu.max"):             "25000 100000",
 			g.file("pids", leafFn, "pids.max"):           "20",
 			g.file("cpu", "", "cpu.weight"):              "25",
@@ -272,7 +272,6 @@ func TestVersion2Files(t *testing.T) {
 		"lambent/node/cgroup.subtree_control":     controllers,
 		"lambent/node/one/cgroup.subtree_control": controllers,
 		"lambent/node/one/fn/memory.max":          "67108864",
-		"lambent/node/one/fn/memory.oom.group":    "1",
 		"lambent/node/one/fn/cpu.max":             "25000 100000",
 		"lambent/node/one/fn/pids.max":            "20",
 	} {

@@ -57,14 +57,15 @@ func TestIntegrationCgroup2(t *testing.T) {
 
 	files := map[string]string{"fixture": file("fixture"), "cgroup.test": file("cgroup.test"), "process.test": file("process.test")}
 	script := fmt.Sprintf("export LAMBENT_TEST_FIXTURE=/payload/fixture LAMBENT_TEST_SLOWER=%d\n", slower) +
-		"./cgroup.test -test.v -test.timeout 5m && ./process.test -test.v -test.timeout 15m\n"
+		"./cgroup.test -test.v -test.timeout 5m && ./process.test -test.v -test.timeout 15m -test.skip '^TestUnprivileged$'\n"
+	t.Log("TestUnprivileged is left to the first tier: it is the conformance once more, without control groups")
 	var out bytes.Buffer
 	code, err := Run(ctx, Job{Files: files, Script: script, Output: io.MultiWriter(t.Output(), &out)})
 	if code != 0 || err != nil {
 		t.Errorf("the guest's tests gave %d, %v", code, err)
 	}
 	// An exit code is not proof enough that the tests have run, and of which hierarchy.
-	for _, name := range []string{"TestLimits", "TestOOM", "TestConformance", "TestConformance/ThousandStarts", "TestNested"} {
+	for _, name := range []string{"TestLimits", "TestOOM", "TestConformance", "TestConformance/ThousandStarts", "TestNested", "TestDelegated"} {
 		if !strings.Contains(out.String(), "--- PASS: "+name+" ") {
 			t.Errorf("the guest did not pass %s", name)
 		}
