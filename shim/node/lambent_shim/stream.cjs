@@ -7,6 +7,7 @@
 
 const { Writable } = require('node:stream');
 const { headOf } = require('./event.cjs');
+const { Failure } = require('./report.cjs');
 
 const STREAMS = Symbol('streams');
 
@@ -46,25 +47,38 @@ class ResponseStream extends Writable {
 
   #begin() {
     const { res } = this.#call;
-    if (res.headersSent) return;
-    res.socket?.ref(); // a caller who reads slowly is something to wait for
-    res.writeHead(...this.#head);
+    if (!res.headersSent) res.writeHead(...this.#head);
+  }
+
+  // A caller who reads slowly is something to wait for, a handler that never goes on is not; see Server.#starve.
+  #slowly(wait, done) {
+    const { socket } = this.#call.req;
+    socket.ref();
+    wait((...args) => {
+      socket.unref();
+      done(...args);
+    });
   }
 
   _write(chunk, _encoding, done) {
     const { res } = this.#call;
     this.#begin();
     if (res.write(chunk)) done();
-    else res.once('drain', done);
+    else this.#slowly((go) => res.once('drain', go), done);
   }
 
   _final(done) {
     this.#begin();
-    this.#call.res.end(done);
+    this.#slowly((go) => this.#call.res.end(go), done);
   }
 
   _destroy(error, done) {
-    this.#call.res.socket?.unref();
+    const { res } = this.#call;
+    if (!res.writableEnded && !res.destroyed) {
+      const why = error?.message ?? 'no reason was given';
+      if (res.headersSent) res.destroy();
+      else this.#call.fail(new Failure('bad_response', 'BadResponse', `the stream was destroyed before it began: ${why}`));
+    }
     done(error);
   }
 }

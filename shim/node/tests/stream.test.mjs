@@ -66,6 +66,24 @@ test('failures', async (t) => {
   await assert.rejects(shim.call({ trigger: 'http' }), /aborted/, 'the next call is served');
 });
 
+test('a stream that is not ended', async (t) => {
+  for (const code of ['stream.destroy()', 'stream.destroy(new Error("mine"))']) {
+    isError(await (await started(t, streaming(code))).call({ trigger: 'http' }), 'bad_response', 'destroyed');
+  }
+  for (const code of [
+    'stream.write("x")',
+    'stream.write("x"); await new Promise((go) => setTimeout(go, 20)); stream.destroy()',
+    `const { Readable } = require('node:stream');
+     const failing = new Readable({ read() { setTimeout(() => this.destroy(new Error('source'))) } });
+     stream.write('x');
+     await require('node:stream/promises').pipeline(failing, stream).catch(() => {});`,
+  ]) {
+    const shim = await started(t, streaming(code));
+    await assert.rejects(shim.call({ trigger: 'http' }), /aborted|hang up/, code);
+    await assert.rejects(shim.call({ trigger: 'http' }), /aborted|hang up/, 'the next call is served');
+  }
+});
+
 test('a caller that leaves ends the stream', async (t) => {
   const shim = await started(t, `
     let told;
