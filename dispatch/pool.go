@@ -196,6 +196,9 @@ func (p *pool) release(inst *instance, v verdict) {
 	}
 }
 
+// serving tells whether an instance takes more work, now or when it has a free slot. The lock is held.
+func (p *pool) serving() bool { return len(p.all) > p.draining }
+
 // drain gives inst no more work. The lock is held.
 func (p *pool) drain(inst *instance) {
 	if !inst.draining {

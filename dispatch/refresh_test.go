@@ -154,3 +154,41 @@ func TestRefreshLetsFinish(t *testing.T) {
 		}
 	})
 }
+
+// What an old instance still does keeps nobody from learning that no new one starts, nor from trying again.
+func TestRefreshToWhatDoesNotStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v, d, rev := openVault(t, &world{handle: work(time.Hour)})
+		v.start = func(int64) error {
+			if v.value.Load() == 1 {
+				return lambent.Errorf(lambent.CodeStartFailed, "a bad value")
+			}
+			return nil
+		}
+		rev.Settings.Timeouts.Total = lambent.Duration(2 * time.Hour)
+		done := make(chan error, 1)
+		go func() {
+			_, err := invoke(t.Context(), d, rev)
+			done <- err
+		}()
+		synctest.Wait()
+		v.value.Store(1)
+		d.Refresh(usesToken)
+		began := time.Now()
+		for range 3 {
+			_, err := invoke(t.Context(), d, rev)
+			wantCode(t, err, lambent.CodeStartFailed)
+		}
+		v.value.Store(2)
+		d.Refresh(usesToken)
+		if _, err := d.Ready(t.Context(), rev); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > 0 {
+			t.Errorf("held up for %s", took)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}

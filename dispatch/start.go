@@ -22,8 +22,8 @@ const (
 func (p *pool) startMore() {
 	s := &p.rev.Settings
 	for p.starting*p.slots() < p.waiting.n && len(p.all)-p.draining+p.starting < s.MaxInstances {
-		if p.backoff > 0 && len(p.all) > 0 && (p.starting > 0 || time.Now().Before(p.resume)) {
-			return // the last start failed: one at a time, while the instances that live serve the queue
+		if p.backoff > 0 && p.serving() && (p.starting > 0 || time.Now().Before(p.resume)) {
+			return // the last start failed: one at a time, while others serve the queue
 		}
 		p.starting++
 		if !p.d.tasks.run(p.start) {
@@ -58,7 +58,7 @@ func (p *pool) start() {
 	if err != nil {
 		p.backoff = min(max(firstBackoff, 2*p.backoff), maxBackoff)
 		p.resume = time.Now().Add(p.backoff)
-		if len(p.all) == 0 && p.starting == 0 {
+		if !p.serving() && p.starting == 0 {
 			p.fail(err)
 		}
 		if p.waiting.n > 0 { // nothing else may come to try again
