@@ -7,7 +7,8 @@ import (
 
 // refused are the addresses that lead into a machine or a private network instead of the internet, by the IANA
 // registries of special-purpose addresses (RFC 6890). The nets for documentation are not among them: they lead
-// nowhere, and where they lead somewhere, somebody has meant it.
+// nowhere, and where they lead somewhere, somebody has meant it. One address is in no registry: what answers there tells
+// and does to a machine at Azure what the link-local one does elsewhere.
 var refused = []struct {
 	prefix netip.Prefix
 	what   string
@@ -15,6 +16,7 @@ var refused = []struct {
 	{netip.MustParsePrefix("10.0.0.0/8"), "a private address"},
 	{netip.MustParsePrefix("100.64.0.0/10"), "a carrier's private address"},
 	{netip.MustParsePrefix("127.0.0.0/8"), "a loopback address"},
+	{netip.MustParsePrefix("168.63.129.16/32"), "the address of Azure's platform"},
 	{netip.MustParsePrefix("169.254.0.0/16"), "a link-local address"},
 	{netip.MustParsePrefix("172.16.0.0/12"), "a private address"},
 	{netip.MustParsePrefix("192.0.0.0/24"), "an address of protocols"},

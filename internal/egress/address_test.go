@@ -51,6 +51,9 @@ func TestRefuse(t *testing.T) {
 		{"[::ffff:127.0.0.1]:8081", true, false},
 		{"[::ffff:10.0.0.1]:80", true, true},
 		{"[::ffff:93.184.216.34]:80", false, true},
+		{"168.63.129.15:80", false, true},
+		{"168.63.129.16:80", true, true}, // Azure's WireServer
+		{"[::ffff:168.63.129.16]:32526", true, true},
 		{"169.254.169.254:80", true, true},
 		{"172.15.255.255:80", false, true},
 		{"172.16.0.1:80", true, true},

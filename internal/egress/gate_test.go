@@ -239,6 +239,24 @@ func TestBothWays(t *testing.T) {
 	}
 }
 
+// The server may be the function's accomplice: its header is held in the node's memory.
+func TestResponseHeaderLimit(t *testing.T) {
+	port := server(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Large", strings.Repeat("a", int(r.ContentLength)<<10))
+	})
+	f := open(t, allowed, "allowed.test:"+port)
+	for kilobytes, want := range map[int]int{60: 200, 70: 502, 1000: 502} {
+		resp, err := f.client().Post("http://allowed.test:"+port, "", strings.NewReader(strings.Repeat("x", kilobytes)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%d KiB: status %d, want %d", kilobytes, resp.StatusCode, want)
+		}
+	}
+}
+
 // A tunnel passes bytes as they come, those that come early too, and each direction ends by itself.
 func TestTunnels(t *testing.T) {
 	l, err := net.Listen("tcp", permitted+":0")

@@ -38,10 +38,11 @@ func (g *Gate) serveHTTP() {
 			}
 			return g.connect(to)
 		},
-		DisableCompression:  true,
-		MaxIdleConnsPerHost: 8,
-		MaxIdleConns:        32,
-		IdleConnTimeout:     30 * time.Second,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: 64 << 10, // each field becomes many times its size in the node's memory
+		MaxIdleConnsPerHost:    8,
+		MaxIdleConns:           32,
+		IdleConnTimeout:        30 * time.Second,
 		// Without it, the body is sent without waiting for "100 Continue".
 		ExpectContinueTimeout: time.Second,
 	}
