@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	words "lambent"
@@ -14,25 +12,15 @@ import (
 // cold measures cold starts: every call finds no instance, because idle ones end after a millisecond. Each
 // is paired with a bare fork, exec and first answer of the same program, so that the difference is what
 // the platform costs.
-func cold(ctx context.Context, short bool) (err error) {
+func cold(ctx context.Context, l *lambent, dir string, short bool) error {
 	n := 100
 	if short {
 		n = 20
 	}
-	dir, err := os.MkdirTemp("", "lambent-bench-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
 	bin, err := buildEcho(ctx, dir)
 	if err != nil {
 		return err
 	}
-	l, err := up(ctx, filepath.Join(dir, "data"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, l.stop()) }()
 	for name, folder := range map[string]string{"echo": "test/bench/echo", "hello": "examples/hello"} {
 		if err := l.deploy(ctx, folder, "--name", name, "--set", "keep_alive=1ms"); err != nil {
 			return err

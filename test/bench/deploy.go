@@ -2,12 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,21 +17,11 @@ const deployRate = 200 // requests per second
 // deploys calls a function at a steady rate, whatever the answers take, while new revisions of it are deployed
 // and streams cross every switch. No call may fail, and a request that is sent after a deploy returned must meet
 // that revision or a later one.
-func deploys(ctx context.Context, short bool) (err error) {
+func deploys(ctx context.Context, l *lambent, _ string, short bool) error {
 	length, streaming := 60*time.Second, 10*time.Second
 	if short {
 		length, streaming = 20*time.Second, 4*time.Second
 	}
-	dir, err := os.MkdirTemp("", "lambent-bench-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	l, err := up(ctx, filepath.Join(dir, "data"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, l.stop()) }()
 	rep := newReport("deploy")
 	deploy := func(version int) error {
 		return l.deploy(ctx, "test/bench/echo", "--name", "echo", "--env", "VERSION="+strconv.Itoa(version))
@@ -53,6 +40,7 @@ func deploys(ctx context.Context, short bool) (err error) {
 	calls.Go(func() { every(ctx, length, time.Second, func() { calls.Go(func() { v.stream(ctx, streaming) }) }) })
 	const switches = 3
 	var took []float64
+	var err error
 	for version := 1; version <= switches && err == nil; version++ {
 		select {
 		case <-time.After(time.Until(began.Add(length * time.Duration(version) / (switches + 1)))):

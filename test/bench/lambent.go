@@ -84,6 +84,21 @@ func up(ctx context.Context, data string) (*lambent, error) {
 	return l, err
 }
 
+// onLambent runs f with a new daemon, and a folder, that are gone afterwards.
+func onLambent(ctx context.Context, short bool, f func(ctx context.Context, l *lambent, dir string, short bool) error) (err error) {
+	dir, err := os.MkdirTemp("", "lambent-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	l, err := up(ctx, filepath.Join(dir, "data"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.stop()) }()
+	return f(ctx, l, dir, short)
+}
+
 // stop ends the daemon and waits for it.
 func (l *lambent) stop() error {
 	if err := l.cmd.Process.Signal(syscall.SIGTERM); err != nil {

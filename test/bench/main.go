@@ -23,13 +23,13 @@ func main() {
 	defer stop()
 	switch flag.Arg(0) {
 	case "warm":
-		exit(warm(ctx, *short))
+		exit(onLambent(ctx, *short, warm))
 	case "cold":
-		exit(cold(ctx, *short))
+		exit(onLambent(ctx, *short, cold))
 	case "scale":
 		exit(scale(ctx, *short))
 	case "deploy":
-		exit(deploys(ctx, *short))
+		exit(onLambent(ctx, *short, deploys))
 	}
 	fmt.Fprintln(os.Stderr, "usage: bench [-short] warm|cold|scale|deploy")
 	os.Exit(2)

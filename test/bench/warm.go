@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -36,7 +35,7 @@ type server struct {
 	folder string
 	args   []string // for its deploy
 	// bare gives the command that runs it on a socket as descriptor 3, and its environment.
-	bare        func(ctx context.Context, l *lambent, dir string) (argv, env []string, err error)
+	bare        func(ctx context.Context, l *lambent, name, dir string) (argv, env []string, err error)
 	connections []int
 	// single servers get one request at a time, from Lambent by their settings and so from the proxy, too.
 	single bool
@@ -46,24 +45,25 @@ type server struct {
 var servers = []server{
 	{"go", "test/bench/echo", nil, bareGo, []int{32, 1}, false, "warm_throughput_ratio"},
 	{"node", "test/bench/echo-node", []string{"--handler", "index.default"}, bareNode, []int{32}, false, "warm_throughput_ratio_node"},
+	{"asgi", "test/bench/echo-python", []string{"--handler", "main:app"}, barePython, []int{32}, false, "warm_throughput_ratio_asgi"},
 	{"python", "test/bench/echo-python", nil, barePython, []int{32}, true, "warm_throughput_ratio_python"},
 }
 
-func bareGo(ctx context.Context, _ *lambent, dir string) (argv, env []string, err error) {
+func bareGo(ctx context.Context, _ *lambent, _, dir string) (argv, env []string, err error) {
 	bin, err := buildEcho(ctx, dir)
 	return []string{bin}, nil, err
 }
 
-func bareNode(ctx context.Context, l *lambent, dir string) (argv, env []string, err error) {
-	s, err := l.settings(ctx, "node")
+func bareNode(ctx context.Context, l *lambent, name, dir string) (argv, env []string, err error) {
+	s, err := l.settings(ctx, name)
 	if err != nil {
 		return nil, nil, err
 	}
 	return inFolder(node.Command("/usr/bin/node", s.Memory), node.Dir, dir), shimEnv(s), node.Install(dir)
 }
 
-func barePython(ctx context.Context, l *lambent, dir string) (argv, env []string, err error) {
-	s, err := l.settings(ctx, "python")
+func barePython(ctx context.Context, l *lambent, name, dir string) (argv, env []string, err error) {
+	s, err := l.settings(ctx, name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -82,25 +82,15 @@ func inFolder(argv []string, was, dir string) []string {
 func shimEnv(s words.Settings) []string {
 	return []string{
 		"LAMBENT_HANDLER=" + s.Handler, "LAMBENT_NAMESPACE=default", "LAMBENT_FUNCTION=echo", "LAMBENT_REVISION=1",
-		"LAMBENT_INSTANCE=1", "LAMBENT_MEMORY=" + strconv.Itoa(s.Memory), "LISTEN_FDS=1",
+		"LAMBENT_INSTANCE=1", "LAMBENT_MEMORY=" + strconv.Itoa(s.Memory), "LAMBENT_CONCURRENCY=" + strconv.Itoa(s.Concurrency), "LISTEN_FDS=1",
 	}
 }
 
-func warm(ctx context.Context, short bool) (err error) {
+func warm(ctx context.Context, l *lambent, dir string, short bool) error {
 	rounds, length := 9, 2*time.Second
 	if short {
 		rounds, length = 3, time.Second
 	}
-	dir, err := os.MkdirTemp("", "lambent-bench-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	l, err := up(ctx, filepath.Join(dir, "data"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, l.stop()) }()
 	rep := newReport("warm")
 	rep.row("server", "connections", "target", "req/s", "p50", "p99", "CPU/req", "failed")
 	failed := 0
@@ -125,7 +115,7 @@ func (s server) measure(ctx context.Context, l *lambent, dir string, rep *report
 	if err := l.deploy(ctx, s.folder, args...); err != nil {
 		return 0, err
 	}
-	argv, env, err := s.bare(ctx, l, dir)
+	argv, env, err := s.bare(ctx, l, s.name, dir)
 	if err != nil {
 		return 0, err
 	}
