@@ -93,7 +93,7 @@ func TestEgressSockets(t *testing.T) {
 }
 
 func TestEgressEnvironment(t *testing.T) {
-	gate, err := egress.New(egress.Options{}).NewGate([]string{"*:443"}, 0, nil)
+	gate, err := egress.New(egress.Options{}).NewGate("default", []string{"*:443"}, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -80,7 +80,7 @@ func (e *Executor) launch(ctx context.Context, spec executor.Spec, p program) (*
 	}
 	in.log.fatal = p.heapFull
 	if rules := spec.Revision.Settings.Egress; len(rules) > 0 && e.level != lambent.IsolationNone {
-		gate, err := e.egress.NewGate(rules, p.port, in.log.platform)
+		gate, err := e.egress.NewGate(spec.Revision.Namespace, rules, p.port, in.log.platform)
 		if err != nil {
 			return nil, err
 		}

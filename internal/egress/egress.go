@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -40,6 +41,7 @@ type Proxy struct {
 	own     func() []netip.AddrPort
 	resolve func(ctx context.Context, name string) ([]netip.Addr, error)
 	slots   chan struct{} // one for each connection of any sandbox
+	shares  sync.Map      // a chan struct{} of each namespace; they stay, being few and small
 }
 
 // New makes a Proxy.
@@ -72,6 +74,12 @@ func capacity() int {
 		return least
 	}
 	return int(min(max(limit.Cur/4/each, least), most))
+}
+
+// share gives the slots of a namespace: a quarter, so that the others have some however much one takes.
+func (p *Proxy) share(namespace string) chan struct{} {
+	share, _ := p.shares.LoadOrStore(namespace, make(chan struct{}, cap(p.slots)/4))
+	return share.(chan struct{})
 }
 
 // target is a name or an address as a rule has it, and a port.

@@ -22,6 +22,7 @@ import (
 const (
 	maxConns = 100              // connections of a sandbox at a time; more wait
 	idleTime = 10 * time.Minute // how long a connection may stand still
+	waitTime = 5 * time.Second  // for the namespace's share and the node to have room
 	maxNotes = 20               // lines a minute in the function's log
 )
 
@@ -40,14 +41,16 @@ type Gate struct {
 	hosts  strings.Builder
 	say    func(text string)
 
-	ctx     context.Context
-	stop    context.CancelFunc
-	server  *http.Server
-	forward *httputil.ReverseProxy
-	slots   chan struct{} // one for each accepted connection
-	dials   chan struct{} // one for each connection that is being made
-	idle    time.Duration
-	serving sync.WaitGroup
+	ctx      context.Context
+	stop     context.CancelFunc
+	server   *http.Server
+	forward  *httputil.ReverseProxy
+	slots    chan struct{} // one for each accepted connection
+	share    chan struct{} // and one of those of its namespace
+	dials    chan struct{} // one for each connection that is being made
+	idle     time.Duration
+	patience time.Duration
+	serving  sync.WaitGroup
 
 	mu     sync.Mutex // guards what is below
 	closed bool
@@ -57,13 +60,13 @@ type Gate struct {
 	unsaid int
 }
 
-// NewGate makes the gate of a sandbox; Close ends it. The port taken, if not 0, is one that the function listens on at
-// all addresses: a socket of ours there would be in its way, so the HTTP proxy alone serves the rules with that port.
-// What fails is told to say, with its reason; it is called from many goroutines and must not block.
-func (p *Proxy) NewGate(rules []string, taken uint16, say func(text string)) (*Gate, error) {
+// NewGate makes the gate of a sandbox of a namespace; Close ends it. The port taken, if not 0, is one that the function
+// listens on at all addresses: a socket of ours there would be in its way, so the HTTP proxy alone serves the rules with
+// that port. What fails is told to say, with its reason; it is called from many goroutines and must not block.
+func (p *Proxy) NewGate(namespace string, rules []string, taken uint16, say func(text string)) (*Gate, error) {
 	g := &Gate{
-		proxy: p, say: say, idle: idleTime, open: map[*conn]struct{}{},
-		slots: make(chan struct{}, maxConns), dials: make(chan struct{}, maxConns),
+		proxy: p, say: say, idle: idleTime, patience: waitTime, open: map[*conn]struct{}{},
+		slots: make(chan struct{}, maxConns), share: p.share(namespace), dials: make(chan struct{}, maxConns),
 	}
 	for _, text := range rules {
 		rule, err := lambent.ParseEgress(text)
@@ -187,7 +190,8 @@ func (g *Gate) Close() {
 	g.serving.Wait()
 }
 
-// listener accepts no more connections than its sandbox, and all of the node, may have. Further ones wait, unread.
+// listener accepts no more connections than its sandbox may have: further ones wait, unread. For those that its
+// namespace or all of the node may have, it waits a while only, because what has to end first is not the sandbox's own.
 type listener struct {
 	*net.TCPListener
 	gate *Gate
@@ -195,27 +199,55 @@ type listener struct {
 
 // Accept implements net.Listener.
 func (l *listener) Accept() (net.Conn, error) {
-	tcp, err := l.AcceptTCP()
-	if err != nil {
-		return nil, err
-	}
-	own, all := l.gate.slots, l.gate.proxy.slots
-	if l.gate.wait(own) {
-		if l.gate.wait(all) {
-			return l.gate.keep(tcp, func() { <-own; <-all })
+	for {
+		tcp, err := l.AcceptTCP()
+		if err != nil {
+			return nil, err
 		}
-		<-own
+		release, err := l.gate.admit()
+		if err == nil {
+			return l.gate.keep(tcp, release)
+		}
+		_ = tcp.SetLinger(0) // a reset
+		tcp.Close()
+		if l.gate.ctx.Err() != nil {
+			return nil, net.ErrClosed
+		}
+		l.gate.note(lambent.ErrorOf(err))
 	}
-	tcp.Close()
-	return nil, net.ErrClosed
 }
 
-// wait takes one of the slots, unless the gate is closed before one is free.
-func (g *Gate) wait(slots chan struct{}) bool {
+// admit takes the slots of a connection.
+func (g *Gate) admit() (release func(), err error) {
+	if !wait(g.ctx, g.slots) {
+		return nil, net.ErrClosed
+	}
+	ctx, cancel := context.WithTimeout(g.ctx, g.patience)
+	defer cancel()
+	if !wait(ctx, g.share) {
+		<-g.slots
+		return nil, lambent.Errorf(lambent.CodeEgressFailed, "the namespace's functions have all the %d connections that it may have on this node", cap(g.share)).
+			WithHint("close those that are not needed")
+	}
+	if !wait(ctx, g.proxy.slots) {
+		<-g.share
+		<-g.slots
+		return nil, lambent.Errorf(lambent.CodeEgressFailed, "all of this node's connections are taken").
+			WithHint("the node's operator can raise its limit of open files")
+	}
+	return func() {
+		<-g.slots
+		<-g.share
+		<-g.proxy.slots
+	}, nil
+}
+
+// wait takes one of the slots, unless ctx ends before one is free.
+func wait(ctx context.Context, slots chan struct{}) bool {
 	select {
 	case slots <- struct{}{}:
 		return true
-	case <-g.ctx.Done():
+	case <-ctx.Done():
 		return false
 	}
 }

@@ -53,8 +53,23 @@ func openChanged(t *testing.T, change func(*Gate), names map[string][]string, ru
 	t.Helper()
 	f := &fixture{t: t, names: names}
 	p := New(Options{Permit: []netip.Prefix{netip.MustParsePrefix(permitted + "/32")}, Resolve: f.resolve})
+	f.serve(p, "default", change, rules...)
+	return f
+}
+
+// beside opens another gate of the same node.
+func (f *fixture) beside(namespace string, change func(*Gate), rules ...string) *fixture {
+	f.t.Helper()
+	other := &fixture{t: f.t} // its names are those of f, who has the resolver
+	other.serve(f.proxy, namespace, change, rules...)
+	return other
+}
+
+func (f *fixture) serve(p *Proxy, namespace string, change func(*Gate), rules ...string) {
+	t := f.t
+	t.Helper()
 	var err error
-	if f.Gate, err = p.NewGate(rules, 0, f.say); err != nil {
+	if f.Gate, err = p.NewGate(namespace, rules, 0, f.say); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.Close)
@@ -76,7 +91,6 @@ func openChanged(t *testing.T, change func(*Gate), names map[string][]string, ru
 	if err := f.Serve(sockets); err != nil {
 		t.Fatal(err)
 	}
-	return f
 }
 
 // resolve gives one answer after the other, the last one again and again.
@@ -169,7 +183,7 @@ var allowed = map[string][]string{"allowed.test": {permitted}}
 
 func TestPlan(t *testing.T) {
 	p := New(Options{})
-	g, err := p.NewGate([]string{
+	g, err := p.NewGate("default", []string{
 		"db.test:5432", "*.test:443", "*:80", "any.test:*", "db.test:5433", "API.test.:443", "192.0.2.7:443", "localhost:6379",
 		"[2001:db8::1]:80", "0.0.0.0:80", "127.66.0.2:5432", "127.0.0.1:6379", "db.test:5432", "taken.test:8080",
 	}, 8080, nil)
@@ -198,12 +212,12 @@ func TestPlan(t *testing.T) {
 	if env := g.Env(); env["HTTPS_PROXY"] != "http://127.66.0.1:3128" || env["https_proxy"] != env["HTTP_PROXY"] {
 		t.Errorf("the environment is %v", env)
 	}
-	moved, err := p.NewGate([]string{"a.test:443"}, 3128, nil)
+	moved, err := p.NewGate("default", []string{"a.test:443"}, 3128, nil)
 	if err != nil || moved.Env()["HTTP_PROXY"] != "http://127.66.0.1:3129" {
 		t.Errorf("where its port is taken, the proxy is at %s, %v", moved.Env()["HTTP_PROXY"], err)
 	}
 	moved.Close()
-	if _, err := p.NewGate([]string{"nonsense"}, 0, nil); !lambent.HasCode(err, lambent.CodeInvalidRequest) {
+	if _, err := p.NewGate("default", []string{"nonsense"}, 0, nil); !lambent.HasCode(err, lambent.CodeInvalidRequest) {
 		t.Errorf("a rule that is none gives %v", err)
 	}
 }
@@ -619,6 +633,48 @@ func TestNodeLimit(t *testing.T) {
 	if got := <-answered; !strings.HasPrefix(got, "HTTP/1.1 200 ") {
 		t.Errorf("the one that waited: %q", got)
 	}
+	f.proxy.slots <- struct{}{}
+	if got := f.raw("GET"); got != "" || !strings.Contains(f.log(), "all of this node's connections") {
+		t.Errorf("the one that waited for nothing: %q, and the log has %q", got, f.log())
+	}
+}
+
+// A namespace that takes all it can get is told so, and the others have room.
+func TestNamespaceLimit(t *testing.T) {
+	port := server(t, hello)
+	soon := func(g *Gate) { g.patience = 100 * time.Millisecond }
+	request := "GET http://allowed.test:" + port + "/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+	first := openChanged(t, func(g *Gate) { soon(g); g.share = make(chan struct{}, 2) }, allowed, "allowed.test:"+port)
+	second := first.beside("default", func(g *Gate) { soon(g); g.share = first.share }, "allowed.test:"+port)
+	var held []*net.TCPConn
+	for range cap(first.share) {
+		c := first.dial(0)
+		fmt.Fprintf(c, "CONNECT allowed.test:%s HTTP/1.1\r\n\r\n", port)
+		if line, err := bufio.NewReader(c).ReadString('\n'); !strings.Contains(line, "200") {
+			t.Fatalf("%q, %v", line, err)
+		}
+		held = append(held, c)
+	}
+	for range 2 {
+		if got := second.raw(request); got != "" {
+			t.Errorf("one too many is answered: %q", got)
+		}
+	}
+	if log := second.log(); strings.Count(log, "all the 2 connections") != 1 || first.log() != "" {
+		t.Errorf("the functions' logs have %q and %q", first.log(), log)
+	}
+	other := first.beside("other", soon, "allowed.test:"+port)
+	if n := cap(other.share); n != cap(first.proxy.slots)/4 || n == 0 || other.share == first.proxy.share("default") {
+		t.Errorf("the other namespace has %d connections of %d", n, cap(first.proxy.slots))
+	}
+	if got := other.raw(request); !strings.HasPrefix(got, "HTTP/1.1 ") {
+		t.Errorf("the other namespace gets %q", got)
+	}
+	patient := first.beside("default", func(g *Gate) { g.share = first.share }, "allowed.test:"+port)
+	held[0].Close()
+	if got := patient.raw(request); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+		t.Errorf("when one was closed: %q", got)
+	}
 }
 
 func TestIdleConnectionsEnd(t *testing.T) {
@@ -680,7 +736,7 @@ func TestClose(t *testing.T) {
 }
 
 func TestServeTakesWhatItNeeds(t *testing.T) {
-	g, err := New(Options{}).NewGate([]string{"a.test:1"}, 0, nil)
+	g, err := New(Options{}).NewGate("default", []string{"a.test:1"}, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
