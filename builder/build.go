@@ -50,7 +50,7 @@ type Code interface {
 type Service struct {
 	o      Options
 	layers *layer.Store
-	slots  chan struct{}
+	turns  *turns
 }
 
 // version is part of every key: another way to run steps needs another.
@@ -69,7 +69,7 @@ func New(o Options) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("builder: %w", err)
 	}
-	return &Service{o: o, layers: layers, slots: make(chan struct{}, o.Parallel)}, nil
+	return &Service{o: o, layers: layers, turns: newTurns(o.Parallel)}, nil
 }
 
 func def[T comparable](v *T, value T) {
@@ -92,7 +92,7 @@ func (s *Service) Findings() (all []lambent.Finding) {
 }
 
 // Build gives the code of b's source, which is in the code store; its runtime is no family and its handler is
-// complete. log gets the lines that tools write, as they come. Errors are *lambent.Error: build_failed with
+// complete. log gets the lines that tools write, as they come; it must not block, and may be called from many goroutines. Errors are *lambent.Error: build_failed with
 // what the tool said as its trace, build_limit, and what the store and the sandbox give.
 func (s *Service) Build(ctx context.Context, namespace string, b lambent.Build, log func(line string)) (*lambent.Built, error) {
 	began := time.Now()
@@ -196,17 +196,10 @@ func (w *work) step(ctx context.Context, step *Step, folders map[string]string) 
 		return l, err
 	}
 	w.built.Cached = false
-	select {
-	case w.s.slots <- struct{}{}:
-	default:
-		w.log("waiting for another build to end")
-		select {
-		case w.s.slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	if err := w.s.turns.take(ctx, w.namespace, func() { w.log("waiting for another build to end") }); err != nil {
+		return nil, err
 	}
-	defer func() { <-w.s.slots }()
+	defer w.s.turns.giveBack(w.namespace)
 	dir := w.tree
 	if step.Files != nil {
 		if dir, err = w.excerpt(step.Files); err != nil {

@@ -187,6 +187,23 @@ func TestHostile(t *testing.T) {
 	})
 }
 
+func TestDeniedEgress(t *testing.T) {
+	w := newWorld(t, builder.Options{Egress: []string{"*:443"}})
+	var mu sync.Mutex
+	var said []string
+	w.Build(t, "default", "sh", map[string]string{"build.sh": `/usr/bin/python3 -c 'import urllib.request; urllib.request.urlopen("http://registry.test:22")' 2>/dev/null || echo x >out/x`},
+		func(line string) {
+			mu.Lock()
+			defer mu.Unlock()
+			said = append(said, line)
+		})
+	mu.Lock()
+	defer mu.Unlock()
+	if len(said) != 1 || !strings.Contains(said[0], "may not connect to registry.test:22") || !strings.Contains(said[0], "--build-egress") {
+		t.Errorf("the build was told %q", said)
+	}
+}
+
 func TestLayersAreNotShared(t *testing.T) {
 	w := newWorld(t, builder.Options{})
 	source := map[string]string{"main": "x", "layer.sh": `echo ran; echo x >out/x`}

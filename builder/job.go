@@ -41,10 +41,8 @@ func (w *work) job(ctx context.Context, step *Step, dir string, folders map[stri
 		Dir: dir, Folders: folders, Memory: o.Memory, Work: o.Memory, CPU: 1000 * runtime.NumCPU(), Pids: o.Pids, Egress: o.Egress,
 		Output: out,
 		Log: func(l lambent.LogLine) {
-			if l.Stream != "lambent" { // how it ended is in the error
-				said.add(l.Text)
-				w.log(l.Text)
-			}
+			said.add(l.Text)
+			w.log(l.Text)
 		},
 	})
 	var failure *lambent.Error

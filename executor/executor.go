@@ -104,9 +104,9 @@ type Job struct {
 	Work      int               // MiB of room in /work, where it begins
 	CPU       int               // thousandths of a core
 	Pids      int
-	Egress    []string // see lambent.EgressRule
-	Log       func(lambent.LogLine)
-	Output    io.Writer // gets what it writes to [JobOutput]; an error ends it
+	Egress    []string              // see lambent.EgressRule
+	Log       func(lambent.LogLine) // as in Spec, but not told how the job ended
+	Output    io.Writer             // gets what it writes to [JobOutput]; an error ends it
 }
 
 // JobOutput is the descriptor of a job's output.

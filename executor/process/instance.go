@@ -130,7 +130,9 @@ func (in *instance) end(r sandbox.Report) {
 			// The kernel may have killed a child of the program, which then gave up by itself.
 			in.exit.OOM = kills > 0 && (in.exit.Signal != "" || in.exit.Code != 0) ||
 				in.exit.Signal == "SIGABRT" && in.log.heapFull()
-			in.log.platform("exited: " + in.describeExit())
+			if in.revision.Settings.Runtime != "" { // a job's is what Run returns
+				in.log.platform("exited: " + in.describeExit())
+			}
 		}
 		close(in.done)
 	})

@@ -104,13 +104,14 @@ func parseTarget(text string) (target, *lambent.Error) {
 }
 
 func denied(to target, format string, args ...any) *lambent.Error {
-	return lambent.Errorf(lambent.CodeEgressDenied, "the function may not connect to %s: %s", to, fmt.Sprintf(format, args...))
+	return lambent.Errorf(lambent.CodeEgressDenied, "this sandbox may not connect to %s: %s", to, fmt.Sprintf(format, args...))
 }
 
 // connect connects to what the rules and the node allow. Errors are *lambent.Error: egress_denied, egress_failed.
 func (p *Proxy) connect(ctx context.Context, rules []lambent.EgressRule, to target) (*net.TCPConn, error) {
 	if !slices.ContainsFunc(rules, func(r lambent.EgressRule) bool { return r.Allows(to.host, to.port) }) {
-		return nil, denied(to, "no egress rule of it allows that").WithHint("add %q to egress in its settings and deploy it", to)
+		return nil, denied(to, "no egress rule of it allows that").
+			WithHint("add %q to egress in the function's settings and deploy it; for builds the node's operator allows it: lambent up --build-egress", to)
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()

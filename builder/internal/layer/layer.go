@@ -11,6 +11,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -72,9 +73,12 @@ func (s *Store) open(path string) (*code.Store, error) {
 
 // Get gives the layer of that key, nil if there is none.
 func (s *Store) Get(namespace, key string) (*Layer, error) {
-	path := s.path(namespace, key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.get(s.path(namespace, key))
+}
+
+func (s *Store) get(path string) (*Layer, error) {
 	found, err := names(path, "sha256")
 	if err != nil || len(found) != 1 {
 		return nil, err
@@ -102,17 +106,26 @@ func (s *Store) Put(ctx context.Context, namespace, key string, r io.Reader) (*L
 	if err := s.put(ctx, temp, r); err != nil {
 		return nil, err
 	}
-	path := s.path(namespace, key)
+	l, err := s.take(temp, s.path(namespace, key))
+	if err != nil {
+		return nil, err
+	}
+	return l, s.evict()
+}
+
+// take makes a folder a layer, which is in use before anybody could evict it.
+func (s *Store) take(dir, path string) (*Layer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	err = os.Rename(temp, path)
-	if err != nil && !errors.Is(err, fs.ErrExist) { // another build was faster: take its
+	if err := os.Rename(dir, path); err != nil && !errors.Is(err, fs.ErrExist) { // another build was faster: take its
 		return nil, err
 	}
-	l, err := s.Get(namespace, key)
-	if err == nil {
-		err = s.evict()
+	l, err := s.get(path)
+	if l == nil && err == nil {
+		err = fmt.Errorf("the layer at %s is damaged", path)
 	}
 	return l, err
 }
