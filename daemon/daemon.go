@@ -96,7 +96,7 @@ func (n *node) open(ctx context.Context) (err error) {
 	}); err != nil {
 		return err
 	}
-	if n.secrets, err = secret.Open(secret.Options{KeyFile: n.cfg.path("secret.key"), Store: n.store}); err != nil {
+	if n.secrets, err = secret.Open(ctx, secret.Options{KeyFile: n.cfg.path("secret.key"), Store: n.store}); err != nil {
 		return err
 	}
 	if n.code, err = code.Open(code.Options{Dir: n.cfg.path("code"), Logger: n.log}); err != nil {

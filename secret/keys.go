@@ -35,34 +35,44 @@ type key struct {
 	aead cipher.AEAD
 }
 
-// openKeys reads the file at path, or makes one with one key where there is none.
-func openKeys(path string) (*keys, error) {
+// readKeys reads the file at path. Where there is none the error wraps fs.ErrNotExist.
+func readKeys(path string) (*keys, error) {
 	k := &keys{path: path}
 	raw, err := keyfile.Read(path)
 	var open *keyfile.ModeError
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return k, k.replace([]key{newKey()})
+		return nil, err
 	case errors.As(err, &open):
 		return nil, lambent.Errorf(lambent.CodeForbidden, "the key of the secrets: %w", err).
 			WithHint("chmod 600 %s, then consider it known: lambent secret rotate, and replace the secrets themselves where they are used", path)
 	case err != nil:
 		return nil, lambent.Errorf(lambent.CodeInternal, "cannot read the key of the secrets: %w", err)
 	}
-	if err := json.Unmarshal(raw, &k.list); err != nil || len(k.list) == 0 {
-		return nil, damagedKeys(path)
+	if err := json.Unmarshal(raw, &k.list); err != nil || k.list == nil {
+		return nil, withoutKeys("%s holds no keys of secrets", path)
+	}
+	if len(k.list) == 0 { // somebody says that they are lost
+		return makeKeys(path)
 	}
 	for i := range k.list {
 		if err := k.list[i].prepare(); err != nil {
-			return nil, damagedKeys(path)
+			return nil, withoutKeys("%s holds what is no key of secrets", path)
 		}
 	}
 	return k, nil
 }
 
-func damagedKeys(path string) error {
-	return lambent.Errorf(lambent.CodeInternal, "%s holds no key of the secrets", path).
-		WithHint("put it back from a backup; without it no secret can be read, so if it is lost remove it and set all secrets anew")
+// makeKeys writes a file with one new key.
+func makeKeys(path string) (*keys, error) {
+	k := &keys{path: path}
+	return k, k.replace([]key{newKey()})
+}
+
+// withoutKeys is the error when what secrets are sealed with is not there; what has a place for the path of the file.
+func withoutKeys(what, path string) error {
+	return lambent.Errorf(lambent.CodeInternal, what, path).
+		WithHint("put it back from a backup; if it is lost, begin anew: (umask 077; echo '[]' > %s), then set every secret again", path)
 }
 
 func newKey() key {

@@ -13,6 +13,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -25,7 +26,7 @@ import (
 
 // Options say where things are. Both are needed.
 type Options struct {
-	KeyFile string // made when missing
+	KeyFile string // made when missing and the store has no secrets
 	Store   store.Store
 }
 
@@ -38,9 +39,19 @@ type Vault struct {
 	sealing  sync.RWMutex // held for reading from seal to put, for writing while the first key changes
 }
 
-// Open reads the key file, or makes it. It is forbidden when others than its owner can use the file.
-func Open(o Options) (*Vault, error) {
-	k, err := openKeys(o.KeyFile)
+// Open reads the key file, or makes it where nothing needs one that is gone. It is forbidden when others than its
+// owner can use the file.
+func Open(ctx context.Context, o Options) (*Vault, error) {
+	k, err := readKeys(o.KeyFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		for _, err := range o.Store.List(ctx, prefix) {
+			if err != nil {
+				return nil, err
+			}
+			return nil, withoutKeys("there are secrets, but no %s", o.KeyFile)
+		}
+		k, err = makeKeys(o.KeyFile)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +80,7 @@ func (r *record) identity() []byte {
 func decode(e store.Entry) (*record, error) {
 	r := &record{revision: e.Revision}
 	if err := json.Unmarshal(e.Value, r); err != nil || keyOf(r.Namespace, r.Name) != e.Key {
-		return nil, lambent.Errorf(lambent.CodeInternal, "the stored record %s is damaged", e.Key).WithHint("set the secret again")
+		return nil, lambent.Errorf(lambent.CodeInternal, "the stored record %s is damaged", e.Key).WithHint("set the secret again or delete it")
 	}
 	return r, nil
 }
@@ -83,17 +94,26 @@ func unknown(namespace, name string) *lambent.Error {
 		WithHint("make it with: lambent secret set %s", name)
 }
 
-// load reads a secret; it is nil when there is none.
-func (v *Vault) load(ctx context.Context, namespace, name string) (*record, error) {
+// entry reads what is stored of a secret; its revision is 0 when there is none.
+func (v *Vault) entry(ctx context.Context, namespace, name string) (store.Entry, error) {
 	if err := check(namespace, name); err != nil {
-		return nil, err
+		return store.Entry{}, err
 	}
 	e, err := v.store.Get(ctx, keyOf(namespace, name))
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
+		return store.Entry{}, nil
 	}
+	return e, err
+}
+
+// load reads a secret; the error is not_found when there is none.
+func (v *Vault) load(ctx context.Context, namespace, name string) (*record, error) {
+	e, err := v.entry(ctx, namespace, name)
 	if err != nil {
 		return nil, err
+	}
+	if e.Revision == 0 {
+		return nil, unknown(namespace, name)
 	}
 	return decode(e)
 }
@@ -112,12 +132,13 @@ func (v *Vault) Set(ctx context.Context, namespace, name string, value []byte) (
 	}
 	for range maxRounds {
 		now := time.Now().UTC()
-		r, err := v.load(ctx, namespace, name)
+		e, err := v.entry(ctx, namespace, name)
 		if err != nil {
 			return nil, err
 		}
-		if r == nil {
-			r = &record{Secret: lambent.Secret{Namespace: namespace, Name: name, Created: now}}
+		r, err := decode(e)
+		if err != nil { // there is none, or one that is damaged, whose place a new one takes
+			r = &record{Secret: lambent.Secret{Namespace: namespace, Name: name, Created: now}, revision: e.Revision}
 		}
 		r.Version++
 		r.Updated = now.Truncate(time.Millisecond)
@@ -147,9 +168,6 @@ func (v *Vault) Get(ctx context.Context, namespace, name string) (*lambent.Secre
 	if err != nil {
 		return nil, err
 	}
-	if r == nil {
-		return nil, unknown(namespace, name)
-	}
 	return &r.Secret, nil
 }
 
@@ -175,14 +193,14 @@ func (v *Vault) List(ctx context.Context, namespace string) ([]*lambent.Secret, 
 
 // Delete removes a secret; the error is not_found when there is none.
 func (v *Vault) Delete(ctx context.Context, namespace, name string) error {
-	r, err := v.load(ctx, namespace, name)
+	e, err := v.entry(ctx, namespace, name) // not read: one that is damaged may go, too
 	if err != nil {
 		return err
 	}
-	if r == nil {
+	if e.Revision == 0 {
 		return unknown(namespace, name)
 	}
-	_, err = v.store.Delete(ctx, keyOf(namespace, name), r.revision)
+	_, err = v.store.Delete(ctx, e.Key, e.Revision)
 	return err
 }
 
@@ -190,9 +208,6 @@ func (v *Vault) value(ctx context.Context, namespace, name string) ([]byte, erro
 	r, err := v.load(ctx, namespace, name)
 	if err != nil {
 		return nil, err
-	}
-	if r == nil {
-		return nil, unknown(namespace, name)
 	}
 	value, err := v.keys.open(r.identity(), r.Sealed)
 	if err != nil {

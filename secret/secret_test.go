@@ -19,7 +19,7 @@ import (
 
 func open(t *testing.T, dir string, s store.Store) *Vault {
 	t.Helper()
-	v, err := Open(Options{KeyFile: filepath.Join(dir, "secret.key"), Store: s})
+	v, err := Open(t.Context(), Options{KeyFile: filepath.Join(dir, "secret.key"), Store: s})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,6 +164,33 @@ func TestMovedCiphertext(t *testing.T) {
 	}
 }
 
+// What cannot be read may be set again, or deleted.
+func TestDamagedRecord(t *testing.T) {
+	s := memory.New()
+	v := open(t, t.TempDir(), s)
+	for name, mend := range map[string]func() error{
+		"set": func() error {
+			_, err := v.Set(t.Context(), "team", "set", []byte("again"))
+			return err
+		},
+		"delete": func() error { return v.Delete(t.Context(), "team", "delete") },
+	} {
+		if _, err := s.Put(t.Context(), keyOf("team", name), []byte("oops"), 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := v.Rotate(t.Context()); !lambent.HasCode(err, lambent.CodeInternal) || !strings.Contains(err.Error(), "secret.team."+name) {
+			t.Errorf("%s: a rotation gave %v", name, err)
+		}
+		if err := mend(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := v.Rotate(t.Context()); err != nil {
+			t.Errorf("after %s: %v", name, err)
+		}
+	}
+	wantValue(t, v, "team", "set", "again")
+}
+
 func TestNoncesDiffer(t *testing.T) {
 	v := open(t, t.TempDir(), memory.New())
 	seen := map[string]bool{}
@@ -187,7 +214,7 @@ func TestKeyFile(t *testing.T) {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(Options{KeyFile: path, Store: s}); !lambent.HasCode(err, lambent.CodeForbidden) || !strings.Contains(err.Error(), "chmod 600") {
+		if _, err := Open(t.Context(), Options{KeyFile: path, Store: s}); !lambent.HasCode(err, lambent.CodeForbidden) || !strings.Contains(err.Error(), "chmod 600") {
 			t.Errorf("mode %o: %v", mode, err)
 		}
 	}
@@ -195,19 +222,30 @@ func TestKeyFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{"", "[]", "{}", "null", "oops", `[{"id":"00","key":"AA=="}]`, string(right[:len(right)/2])} {
+	for _, text := range []string{"", "{}", "null", "[null]", "oops", `[{"id":"00","key":"AA=="}]`, string(right[:len(right)/2])} {
 		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.Chmod(path, 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(Options{KeyFile: path, Store: s}); !lambent.HasCode(err, lambent.CodeInternal) {
+		if _, err := Open(t.Context(), Options{KeyFile: path, Store: s}); !lambent.HasCode(err, lambent.CodeInternal) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
-	// Another key: a clear error, and the way on.
+	// No key: it is not replaced in silence, and there is a way on.
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	v := open(t, dir, s)
+	_, err = Open(t.Context(), Options{KeyFile: path, Store: s})
+	if !lambent.HasCode(err, lambent.CodeInternal) || !strings.Contains(err.Error(), "echo '[]' > "+path) {
+		t.Errorf("without the key file: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("[]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open(t, dir, s)
+	v := open(t, dir, s) // a restart
+	if len(v.keys.all()) != 1 {
+		t.Errorf("begun anew with %d keys", len(v.keys.all()))
+	}
 	_, err = v.Values(t.Context(), revisionWith("team", map[string]string{"X": "token"}))
 	if !lambent.HasCode(err, lambent.CodeInternal) || !strings.Contains(err.Error(), "cannot be opened") {
 		t.Errorf("without the key: %v", err)

@@ -62,7 +62,7 @@ func New(t *testing.T) *World {
 	w.Ready = func(context.Context, *lambent.Revision) (lambent.Phases, error) {
 		return lambent.Phases{lambent.PhaseBoot: 12e6}, nil
 	}
-	vault, err := secret.Open(secret.Options{KeyFile: filepath.Join(t.TempDir(), "secret.key"), Store: w.Store})
+	vault, err := secret.Open(t.Context(), secret.Options{KeyFile: filepath.Join(t.TempDir(), "secret.key"), Store: w.Store})
 	if err != nil {
 		t.Fatal(err)
 	}
