@@ -36,7 +36,7 @@ func (a *app) routeSet() *cobra.Command {
 		Args: arg("route", "function"),
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&spec.Host, "host", "", "host; every host when absent, which takes the node's admin key")
+	flags.StringVar(&spec.Host, "host", "", "host; every host when absent, which takes the node's admin key, as *.NAME does")
 	flags.StringVar(&spec.Path, "path", "", "path, such as /users/{id} or /files/{rest...}")
 	flags.StringArrayVar(&spec.Methods, "method", nil, "method, all when absent; may be given again")
 	flags.BoolVar(&spec.Strip, "strip", false, "let the function see what {rest...} stands for as its path")

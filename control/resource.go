@@ -108,11 +108,10 @@ func DecodeRoute(e store.Entry) (*lambent.Route, error) {
 	if err := json.Unmarshal(e.Value, r); err != nil {
 		return nil, damaged(e, err)
 	}
-	spec, err := r.Complete()
-	if err != nil || routeKey(r.Namespace, r.Name) != e.Key {
-		return nil, damaged(e, err)
+	if routeKey(r.Namespace, r.Name) != e.Key {
+		return nil, damaged(e, nil)
 	}
-	r.RouteSpec, r.Version = spec, e.Revision
+	r.Version = e.Revision
 	return r, nil
 }
 

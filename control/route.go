@@ -28,7 +28,7 @@ func (s *server) routeRoutes() {
 	tags := []string{"routes"}
 	register(s, huma.Operation{OperationID: "set-route", Security: needs(lambent.RoleAdmin), Method: http.MethodPut, Path: routePath, Tags: tags,
 		Summary:     "Make or change a route",
-		Description: "A host belongs to the namespace that has the first route on it. Routes for every host are the node's admin's to make.",
+		Description: "A host belongs to the namespace that has the first route on it. Routes for every host, and for all names below one, are the node's admin's to make.",
 	}, s.setRoute)
 	register(s, huma.Operation{OperationID: "get-route", Security: needs(lambent.RoleDeploy), Method: http.MethodGet, Path: routePath, Tags: tags,
 		Summary: "Get a route"}, s.getRoute)
@@ -66,9 +66,9 @@ func (s *server) setRoute(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, at("body.", err)
 	}
-	if spec.Host == "" {
+	if spec.Host == "" || strings.HasPrefix(spec.Host, "*.") {
 		if err := principalOf(ctx).Require("", lambent.RoleAdmin); err != nil {
-			return nil, lambent.ErrorOf(err).WithHint("a route without a host is for every host: give it one, or use the node's admin key")
+			return nil, lambent.ErrorOf(err).WithHint("a route without a host, or with *. before it, may take what is others': name one host, or use the node's admin key")
 		}
 	}
 	s.routing.Lock()
@@ -109,8 +109,8 @@ func (s *server) setRoute(ctx context.Context, in *struct {
 	return &routeOutput{http.StatusOK, etag(r.Version), r}, nil
 }
 
-// free gives the route that n names, nil when there is none, if nothing else is in the way of spec in its place.
-// Two that are asked about at the same time must not both be told that they may: routing is locked.
+// free gives the route that n names, nil when there is none and of no more than a version when it cannot be read,
+// if nothing else is in the way of spec in its place. What cannot be read is in nobody's way. Two that are asked about at the same time must not both be told that they may: routing is locked.
 func (s *server) free(ctx context.Context, n NamedRoute, spec *lambent.RouteSpec) (before *lambent.Route, err error) {
 	count := 0
 	for entry, err := range s.Store.List(ctx, RoutePrefix) {
@@ -119,11 +119,12 @@ func (s *server) free(ctx context.Context, n NamedRoute, spec *lambent.RouteSpec
 		}
 		r, err := DecodeRoute(entry)
 		switch {
+		case err != nil && entry.Key == routeKey(n.Namespace, n.Name):
+			before = &lambent.Route{Version: entry.Revision}
 		case err != nil:
-			return nil, err
+			s.Logger.Error("control: a route is passed over", "err", err)
 		case r.Namespace == n.Namespace && r.Name == n.Name:
 			before = r
-			continue
 		case r.Namespace == n.Namespace:
 			if count++; count >= maxRoutes {
 				return nil, lambent.Errorf(lambent.CodeConflict, "namespace %s has %d routes, the most that it may have", n.Namespace, maxRoutes).
@@ -141,23 +142,24 @@ func (s *server) free(ctx context.Context, n NamedRoute, spec *lambent.RouteSpec
 	return before, nil
 }
 
-func (s *server) existingRoute(ctx context.Context, n NamedRoute) (*lambent.Route, error) {
+func (s *server) routeEntry(ctx context.Context, n NamedRoute) (store.Entry, error) {
 	if err := n.check(); err != nil {
-		return nil, err
+		return store.Entry{}, err
 	}
 	entry, err := s.Store.Get(ctx, routeKey(n.Namespace, n.Name))
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, lambent.Errorf(lambent.CodeNotFound, "there is no route %s in namespace %s", n.Name, n.Namespace).
+		err = lambent.Errorf(lambent.CodeNotFound, "there is no route %s in namespace %s", n.Name, n.Namespace).
 			WithHint("see what there is with: lambent route ls")
 	}
-	if err != nil {
-		return nil, err
-	}
-	return DecodeRoute(entry)
+	return entry, err
 }
 
 func (s *server) getRoute(ctx context.Context, in *struct{ NamedRoute }) (*routeOutput, error) {
-	r, err := s.existingRoute(ctx, in.NamedRoute)
+	entry, err := s.routeEntry(ctx, in.NamedRoute)
+	if err != nil {
+		return nil, err
+	}
+	r, err := DecodeRoute(entry)
 	if err != nil {
 		return nil, err
 	}
@@ -168,22 +170,21 @@ func (s *server) deleteRoute(ctx context.Context, in *struct {
 	NamedRoute
 	IfMatch string `header:"If-Match"`
 }) (*struct{}, error) {
-	r, err := s.existingRoute(ctx, in.NamedRoute)
+	entry, err := s.routeEntry(ctx, in.NamedRoute) // not read: one that is damaged may go, too
 	if err != nil {
 		return nil, err
 	}
-	if err := (Preconditions{IfMatch: in.IfMatch}).allow("route", r.Version); err != nil {
+	if err := (Preconditions{IfMatch: in.IfMatch}).allow("route", entry.Revision); err != nil {
 		return nil, err
 	}
-	key := routeKey(r.Namespace, r.Name)
-	version, err := s.Store.Delete(ctx, key, r.Version)
+	version, err := s.Store.Delete(ctx, entry.Key, entry.Revision)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Applied(ctx, key, version); err != nil {
-		return nil, fmt.Errorf("route %s is deleted, but this node routes by it still: %w", r.Name, err)
+	if err := s.Applied(ctx, entry.Key, version); err != nil {
+		return nil, fmt.Errorf("route %s is deleted, but this node routes by it still: %w", in.Name, err)
 	}
-	s.Logger.Info("route deleted", "route", r.Namespace+"/"+r.Name)
+	s.Logger.Info("route deleted", "route", in.Namespace+"/"+in.Name)
 	return nil, nil
 }
 

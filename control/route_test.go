@@ -104,13 +104,18 @@ func TestRouteConflicts(t *testing.T) {
 
 	const other = "/v1/namespaces/other/routes/r"
 	for _, host := range []string{"a.example", "*.example", "x.wild.example", "*.x.wild.example", "*.wild.example"} {
-		e := w.fails(lambent.CodeConflict, "PUT", other, `{"host": "`+host+`", "path": "/other", "function": "f"}`, as("other-admin")...)
+		e := w.fails(lambent.CodeConflict, "PUT", other, `{"host": "`+host+`", "path": "/other", "function": "f"}`)
 		if all := e.Error(); !strings.Contains(all, host+" is taken") || strings.Contains(all, "team") {
 			t.Error(all)
 		}
 	}
 	w.gives(201, nil, "PUT", other, `{"host": "wild.example", "path": "/", "function": "f"}`, as("other-admin")...)
-	w.fails(lambent.CodeForbidden, "PUT", other, `{"path": "/everywhere", "function": "f"}`, as("other-admin")...)
+	for _, host := range []string{"", "*.com", "*.co.uk", "*.Other.Example."} {
+		e := w.fails(lambent.CodeForbidden, "PUT", other, `{"host": "`+host+`", "path": "/everywhere", "function": "f"}`, as("other-admin")...)
+		if !strings.Contains(e.Hint, "the node's admin key") {
+			t.Error(e)
+		}
+	}
 	w.gives(200, nil, "PUT", other, `{"path": "/everywhere", "function": "f"}`)
 	w.fails(lambent.CodeConflict, "PUT", routesURL+"/t", `{"path": "/everywhere", "function": "f"}`)
 	w.route(201, "t", `{"path": "/elsewhere", "function": "f"}`)
@@ -134,4 +139,31 @@ func TestRouteConflicts(t *testing.T) {
 	if count[201] != 4 || count[409] != 4 {
 		t.Errorf("got %v", count)
 	}
+}
+
+// A record that cannot be read is in the way of nobody's routes, and may be set again or deleted. One that today's
+// rules would refuse is a route like others.
+func TestDamagedRoute(t *testing.T) {
+	w := newRoutes(t)
+	stored := func(name, value string) {
+		t.Helper()
+		if _, err := w.Store.Put(t.Context(), "route.team."+name, []byte(value), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stored("old", `{"namespace": "team", "name": "old", "host": "old.example", "path": "/", "methods": ["X!"], "function": "f", "alias": "latest"}`)
+	w.gives(200, nil, "GET", routesURL+"/old", "")
+	for name, value := range map[string]string{"json": "oops", "moved": `{"namespace": "other", "name": "moved", "path": "/", "function": "f"}`} {
+		stored(name, value)
+		if e := w.fails(lambent.CodeInternal, "GET", routesURL+"/"+name, ""); !strings.Contains(e.Message, "route.team."+name) {
+			t.Error(e)
+		}
+		w.route(201, "beside-"+name, `{"host": "a.example", "path": "/`+name+`", "function": "f"}`)
+		w.gives(201, nil, "PUT", "/v1/namespaces/other/routes/"+name, `{"host": "b.example", "path": "/`+name+`", "function": "f"}`)
+		w.fails(lambent.CodeConflict, "PUT", routesURL+"/"+name, `{"path": "/x", "function": "f"}`, "If-None-Match", "*")
+		w.fails(lambent.CodeConflict, "DELETE", routesURL+"/"+name, "", "If-Match", `"1"`)
+	}
+	w.route(200, "json", `{"host": "a.example", "path": "/again", "function": "f"}`)
+	w.gives(204, nil, "DELETE", routesURL+"/moved", "")
+	w.gives(200, nil, "GET", routesURL, "")
 }
