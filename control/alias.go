@@ -124,7 +124,7 @@ func (s *server) point(ctx context.Context, f *lambent.Function, a, before *lamb
 	}
 	a.Updated = now()
 	key := aliasesOf(a.Namespace, a.Function) + a.Name
-	version, err := s.Store.Put(ctx, key, encode(a), versionOf(before))
+	version, err := s.putNaming(ctx, key, a, versionOf(before), a.Targets)
 	if err != nil {
 		return nil, err
 	}

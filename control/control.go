@@ -115,7 +115,8 @@ var logLineType = reflect.TypeFor[lambent.LogLine]()
 type server struct {
 	Options
 	api     huma.API
-	routing sync.Mutex // held while a route is set: it must be told from all others
+	routing sync.Mutex   // held while a route is set: it must be told from all others
+	naming  sync.RWMutex // held for reading while something that names secrets is stored, for writing while one is deleted
 }
 
 // New makes the handler of the control listener.

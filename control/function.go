@@ -160,7 +160,7 @@ func (s *server) serve(ctx context.Context, f *lambent.Function, rev *lambent.Re
 	}
 	key := functionKey(f.Namespace, f.Name)
 	var err error
-	if next.Version, err = s.Store.Put(ctx, key, encode(next), f.Version); err != nil {
+	if next.Version, err = s.putNaming(ctx, key, next, f.Version, next.Alias().Targets); err != nil {
 		return nil, err
 	}
 	if err := s.Applied(ctx, key, next.Version); err != nil {
@@ -184,7 +184,7 @@ func (s *server) newRevision(ctx context.Context, n Named, d Deploy) (*lambent.R
 		return nil, at("body.settings.", err)
 	}
 	if err := s.checkSecrets(ctx, n.Namespace, settings); err != nil {
-		return nil, err
+		return nil, at("body.settings.", err)
 	}
 	if err := s.mustHave(ctx, "body.code", d.Code); err != nil {
 		return nil, err

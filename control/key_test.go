@@ -1,12 +1,18 @@
 package control_test
 
 import (
+	"context"
+	"fmt"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 
 	"lambent"
 	"lambent/control"
+	"lambent/control/controltest"
 )
 
 func as(key string) []string { return []string{"Authorization", "Bearer " + key} }
@@ -170,4 +176,86 @@ func TestSecretsOfFunctions(t *testing.T) {
 	w.gives(204, nil, "DELETE", ns+"/functions/f", "")
 	w.gives(204, nil, "DELETE", ns+"/secrets/token", "")
 	w.fails(lambent.CodeInvalidRequest, "PUT", ns+"/functions/f", uses)
+}
+
+// A secret is deleted while what names it waits for an instance: either it stays, or nothing comes to name it.
+func TestSecretDeletedMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	digest := w.upload("code")
+	const ns = "/v1/namespaces/team"
+	const secret = ns + "/secrets/token"
+	uses := deployBody(`{"runtime": "go", "secrets": {"TOKEN": "token"}}`, digest)
+	usesNot := deployBody(`{"runtime": "go"}`, digest)
+	missing := func(method, path, body string) {
+		t.Helper()
+		ready := w.Ready
+		w.Ready = func(ctx context.Context, r *lambent.Revision) (lambent.Phases, error) {
+			w.do("DELETE", secret, "")
+			return ready(ctx, r)
+		}
+		if e := w.fails(lambent.CodeInvalidRequest, method, path, body); !strings.Contains(e.Message, "secrets.TOKEN: there is no secret token") {
+			t.Error(e)
+		}
+		w.Ready = ready
+		w.gives(201, nil, "PUT", secret, "value")
+	}
+	w.gives(201, nil, "PUT", secret, "value")
+	missing("PUT", ns+"/functions/f", uses)
+	w.fails(lambent.CodeFunctionNotFound, "GET", ns+"/functions/f", "")
+	var first control.Deployment
+	w.gives(201, &first, "PUT", ns+"/functions/f", uses)
+	w.gives(200, nil, "PUT", ns+"/functions/f", usesNot)
+	missing("POST", ns+"/functions/f/rollback", "")
+	missing("PUT", ns+"/functions/f/aliases/prod", `{"targets": [{"revision": "`+first.Function.Latest.ID+`", "weight": 1}]}`)
+	w.fails(lambent.CodeNotFound, "GET", ns+"/functions/f/aliases/prod", "")
+
+	for round := range 20 {
+		path := fmt.Sprint(ns, "/functions/g", round)
+		var wg sync.WaitGroup
+		wg.Go(func() { w.do("PUT", path, uses) })
+		wg.Go(func() { w.do("DELETE", secret, "") })
+		wg.Wait()
+		deployed, _ := w.do("GET", path, "")
+		there, _ := w.do("GET", secret, "")
+		if deployed.StatusCode == http.StatusOK && there.StatusCode != http.StatusOK {
+			t.Fatal("what is deployed names a secret that is gone")
+		}
+		w.do("DELETE", path, "")
+		w.do("PUT", secret, "value")
+	}
+}
+
+// leaving is secrets whose client leaves while one is set.
+type leaving struct {
+	control.Secrets
+	leave func()
+}
+
+func (l leaving) Set(ctx context.Context, _, _ string, _ []byte) (*lambent.Secret, error) {
+	l.leave()
+	return &lambent.Secret{Version: 2}, ctx.Err()
+}
+
+// A value that was stored is met by what runs, also when nobody waits for the answer.
+func TestSecretOfOneWhoLeft(t *testing.T) {
+	var cancel context.CancelFunc
+	refreshed := false
+	api := control.New(control.Options{
+		Secrets:      leaving{leave: func() { cancel() }},
+		Refresh:      func(func(*lambent.Revision) bool) { refreshed = true },
+		Authenticate: func(*http.Request) (lambent.Principal, bool) { return lambent.Principal{Role: lambent.RoleAdmin}, true },
+		Metrics:      http.NotFoundHandler(),
+		Logger:       slog.New(slog.DiscardHandler),
+	})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var ctx context.Context
+		ctx, cancel = context.WithCancel(r.Context())
+		api.ServeHTTP(w, r.WithContext(ctx))
+	}))
+	defer s.Close()
+	w := &world{&controltest.World{URL: s.URL}, t}
+	w.do("PUT", "/v1/namespaces/team/secrets/token", "value")
+	if !refreshed {
+		t.Error("the instances keep the old value")
+	}
 }

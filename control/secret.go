@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"io"
 	"maps"
 	"net/http"
@@ -54,6 +55,10 @@ type NamedSecret struct {
 	Name      string `path:"name"`
 }
 
+func (n NamedSecret) check() error {
+	return errors.Join(lambent.CheckName("namespace", n.Namespace), lambent.CheckName("secret", n.Name))
+}
+
 type secretOutput struct {
 	Status int
 	Body   *lambent.Secret
@@ -75,7 +80,8 @@ func (s *server) setSecret(ctx context.Context, in *struct {
 		}
 	}
 	defer clear(value)
-	secret, err := s.Secrets.Set(ctx, in.Namespace, in.Name, value)
+	// A client that leaves now must not leave a value behind that instances are not told of.
+	secret, err := s.Secrets.Set(context.WithoutCancel(ctx), in.Namespace, in.Name, value)
 	if err != nil {
 		return nil, err
 	}
@@ -114,9 +120,11 @@ func (s *server) listSecrets(ctx context.Context, in *struct {
 }
 
 func (s *server) deleteSecret(ctx context.Context, in *struct{ NamedSecret }) (*struct{}, error) {
-	if _, err := s.Secrets.Get(ctx, in.Namespace, in.Name); err != nil {
+	if err := in.check(); err != nil {
 		return nil, err
 	}
+	s.naming.Lock()
+	defer s.naming.Unlock()
 	users, err := s.users(ctx, in.NamedSecret)
 	if err != nil {
 		return nil, err
@@ -125,18 +133,38 @@ func (s *server) deleteSecret(ctx context.Context, in *struct{ NamedSecret }) (*
 		return nil, lambent.Errorf(lambent.CodeConflict, "secret %s is used by %s", in.Name, strings.Join(users, ", ")).
 			WithHint("deploy them without it, and move or remove their aliases")
 	}
-	return nil, s.Secrets.Delete(ctx, in.Namespace, in.Name)
+	return nil, s.Secrets.Delete(context.WithoutCancel(ctx), in.Namespace, in.Name) // as in putNaming
 }
 
-// users gives what uses a secret: "f:latest", "g:prod".
+// putNaming stores record, which sends requests to targets, if the secrets that they name are there. The delete of
+// one comes before, or it sees who names it; so the write must be over when the lock is free, whoever leaves.
+func (s *server) putNaming(ctx context.Context, key string, record any, version uint64, targets []lambent.Target) (uint64, error) {
+	s.naming.RLock()
+	defer s.naming.RUnlock()
+	for _, t := range targets {
+		if err := s.checkSecrets(ctx, t.Revision.Namespace, t.Revision.Settings); err != nil {
+			return 0, err
+		}
+	}
+	return s.Store.Put(context.WithoutCancel(ctx), key, encode(record), version)
+}
+
+// users gives what uses a secret: "f:latest", "g:prod". It asks the store, which has what this node does not yet
+// route by.
 func (s *server) users(ctx context.Context, n NamedSecret) ([]string, error) {
 	var out []string
-	for namespace, name := range s.Functions.Names() {
-		if namespace != n.Namespace {
-			continue
+	live := map[string]bool{}
+	for e, err := range s.Store.List(ctx, functionKey(n.Namespace, "")) {
+		if err != nil {
+			return nil, err
 		}
-		if f, ok := s.Functions.Lookup(namespace, name); ok && f.Latest.Settings.UsesSecret(n.Name) {
-			out = append(out, name+":"+lambent.LatestAlias)
+		f, err := DecodeFunction(e)
+		if err != nil {
+			return nil, err
+		}
+		live[f.Name] = true
+		if f.Latest.Settings.UsesSecret(n.Name) {
+			out = append(out, f.Name+":"+lambent.LatestAlias)
 		}
 	}
 	for e, err := range s.Store.List(ctx, AliasPrefix+n.Namespace+".") {
@@ -147,8 +175,7 @@ func (s *server) users(ctx context.Context, n NamedSecret) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		_, live := s.Functions.Lookup(a.Namespace, a.Function)
-		if live && slices.ContainsFunc(a.Targets, func(t lambent.Target) bool { return t.Revision.Settings.UsesSecret(n.Name) }) {
+		if live[a.Function] && slices.ContainsFunc(a.Targets, func(t lambent.Target) bool { return t.Revision.Settings.UsesSecret(n.Name) }) {
 			out = append(out, a.Function+":"+a.Name)
 		}
 	}
@@ -162,7 +189,7 @@ func (s *server) checkSecrets(ctx context.Context, namespace string, settings la
 		name := settings.Secrets[target]
 		_, err := s.Secrets.Get(ctx, namespace, name)
 		if lambent.HasCode(err, lambent.CodeNotFound) {
-			return lambent.Errorf(lambent.CodeInvalidRequest, "body.settings.secrets.%s: there is no secret %s in namespace %s", target, name, namespace).
+			return lambent.Errorf(lambent.CodeInvalidRequest, "secrets.%s: there is no secret %s in namespace %s", target, name, namespace).
 				WithHint("make it first: lambent secret set %s", name)
 		}
 		if err != nil {
