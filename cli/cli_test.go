@@ -226,6 +226,12 @@ func TestTimeline(t *testing.T) {
 	}
 }
 
+func TestPrintable(t *testing.T) {
+	if got := printable("\x1b]52;c;cm0=\a\x1b[2Jadded\t1 Päckchen\r\x7f\u009b31m"); got != "]52;c;cm0=[2Jadded\t1 Päckchen31m" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestProgress(t *testing.T) {
 	var out strings.Builder
 	newProgress(&out, "uploading").show(50, 100)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -188,9 +189,23 @@ func (a *app) code(cmd *cobra.Command, c *client.Client, source string, m *manif
 
 // sayBuilding shows what a tool writes. With --json it is in the trace of an error only.
 func (a *app) sayBuilding(w io.Writer, line string) {
-	if !a.json {
-		fmt.Fprintln(w, line)
+	if a.json {
+		return
 	}
+	if isTerminal(w) {
+		line = printable(line)
+	}
+	fmt.Fprintln(w, line)
+}
+
+// printable is a line without what a terminal would obey: a package's script may have written it.
+func printable(line string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\t' {
+			return -1
+		}
+		return r
+	}, line)
 }
 
 // notBuilt is a failed build's error, without the lines that were shown as they came.

@@ -54,16 +54,19 @@ func (s *server) authorize(ctx huma.Context, next func(huma.Context)) {
 			namespace = ctx.Param("namespace")
 		}
 	}
-	err := who.Require(namespace, role)
-	if err == nil {
+	refused := lambent.ErrorOf(who.Require(namespace, role))
+	var status int
+	if refused == nil {
 		next(ctx)
+		status = ctx.Status()
 	} else {
 		_, w := humago.Unwrap(ctx)
-		lambent.WriteError(w, lambent.ErrorOf(err))
+		lambent.WriteError(w, refused)
+		status = refused.Status()
 	}
 	if r, _ := humago.Unwrap(ctx); writes(r.Method) && role != lambent.RoleInvoke {
 		s.Logger.Info("audit", "operation", op.OperationID, "path", r.URL.Path, "by", who.String(),
-			"refused", err != nil, "status", ctx.Status())
+			"refused", refused != nil, "status", status)
 	}
 }
 

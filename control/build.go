@@ -3,6 +3,8 @@ package control
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"iter"
 	"net/http"
 	"reflect"
 	"sync"
@@ -59,31 +61,108 @@ func (s *server) build(ctx context.Context, in *struct {
 	return &huma.StreamResponse{Body: func(h huma.Context) {
 		r, w := humago.Unwrap(h)
 		w.Header().Set("Content-Type", "application/x-ndjson")
-		lines := &buildLines{enc: json.NewEncoder(w), flush: http.NewResponseController(w).Flush}
-		built, err := s.Build(r.Context(), in.Namespace, b, func(line string) { lines.write(BuildLine{Log: &line}) })
+		h.SetStatus(http.StatusOK)
+		enc, flush := json.NewEncoder(w), http.NewResponseController(w).Flush
+		write := func(line BuildLine) { // a client that has left has nobody to tell, and its context ends the build
+			if enc.Encode(line) == nil {
+				_ = flush()
+			}
+		}
+		said := newOutbox()
+		var writer sync.WaitGroup
+		writer.Go(func() {
+			for line := range said.all() {
+				write(BuildLine{Log: &line})
+			}
+		})
+		built, err := s.Build(r.Context(), in.Namespace, b, said.put)
+		said.close()
+		writer.Wait()
 		if err == nil {
 			err = s.own(r.Context(), built.Code)
 		}
 		if err != nil {
-			lines.write(BuildLine{Error: s.fault(*h.Operation(), err)})
+			write(BuildLine{Error: s.fault(*h.Operation(), err)})
 			return
 		}
-		lines.write(BuildLine{Built: built})
+		write(BuildLine{Built: built})
 	}}, nil
 }
 
-// buildLines writes lines as they come, from several goroutines. A client that has left has nobody to tell, and
-// its context ends the build.
-type buildLines struct {
-	mu    sync.Mutex
-	enc   *json.Encoder
-	flush func() error
+// maxOutbox is in bytes, each line counted as lineCost more.
+const maxOutbox, lineCost = 1 << 20, 64
+
+// outbox keeps what a build says until the client takes it. A build does not wait for a client: it has a slot of the
+// node. What is too much is left out.
+type outbox struct {
+	mu      sync.Mutex
+	changed *sync.Cond
+	lines   []string
+	room    int
+	left    int // out, since the last line
+	closed  bool
 }
 
-func (l *buildLines) write(line BuildLine) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.enc.Encode(line) == nil {
-		_ = l.flush()
+func newOutbox() *outbox {
+	o := &outbox{room: maxOutbox}
+	o.changed = sync.NewCond(&o.mu)
+	return o
+}
+
+func (o *outbox) put(line string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.room < len(line)+lineCost {
+		o.left++
+		return
 	}
+	o.tellLeft()
+	o.room -= len(line) + lineCost
+	o.lines = append(o.lines, line)
+	o.changed.Signal()
+}
+
+// tellLeft is for the holder of o.mu.
+func (o *outbox) tellLeft() {
+	if o.left > 0 {
+		o.lines = append(o.lines, fmt.Sprintf("(%d lines left out, they came faster than they were read)", o.left))
+		o.left = 0
+	}
+}
+
+func (o *outbox) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.tellLeft()
+	o.closed = true
+	o.changed.Signal()
+}
+
+// all gives the lines as they come, until the outbox is closed.
+func (o *outbox) all() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for {
+			lines := o.take()
+			if len(lines) == 0 {
+				return
+			}
+			for _, line := range lines {
+				if !yield(line) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// take waits for lines; it gives none when it is closed and empty.
+func (o *outbox) take() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for len(o.lines) == 0 && !o.closed {
+		o.changed.Wait()
+	}
+	lines := o.lines
+	o.lines, o.room = nil, maxOutbox
+	return lines
 }

@@ -5,12 +5,16 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"lambent"
+	"lambent/control"
+	"lambent/control/controltest"
 )
 
 const builds = "/v1/namespaces/default/builds"
@@ -67,6 +71,65 @@ func TestBuild(t *testing.T) {
 	}
 	if resp, raw := w.do("POST", "/v1/namespaces/other/builds", body("go", "", b.Digest), auth, others); resp.StatusCode != 404 {
 		t.Errorf("%s %s", resp.Status, raw)
+	}
+}
+
+// Who does not read what a build says does not hold it up.
+func TestBuildOfClientThatDoesNotRead(t *testing.T) {
+	w := newWorld(t)
+	source := w.upload("source")
+	const lines = 10_000
+	ended := make(chan struct{})
+	w.Build = func(_ context.Context, _ string, b lambent.Build, log func(string)) (*lambent.Built, error) {
+		defer close(ended)
+		for range lines {
+			log(strings.Repeat("x", 4096))
+		}
+		return &lambent.Built{Code: b.Source}, nil
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.URL+builds, strings.NewReader(fmt.Sprintf(`{"runtime":"go","source":%q}`, source)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+controltest.Key)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the build waits for its client")
+	}
+	count, left := 0, 0
+	for dec := json.NewDecoder(resp.Body); ; {
+		var line control.BuildLine
+		if err := dec.Decode(&line); err != nil {
+			t.Fatal(err)
+		}
+		if line.Log == nil {
+			if line.Built == nil {
+				t.Errorf("the last line is %+v", line)
+			}
+			break
+		}
+		var n int
+		if _, err := fmt.Sscanf(*line.Log, "(%d lines left out", &n); err == nil {
+			left += n
+		} else {
+			count++
+		}
+	}
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil { // the log is written before its end
+		t.Fatal(err)
+	}
+	if left == 0 || count+left != lines {
+		t.Errorf("%d lines and %d left out, want %d", count, left, lines)
+	}
+	if want := "audit operation=build path=" + builds; !strings.Contains(w.Log(), want) || strings.Contains(w.Log(), "status=0") {
+		t.Errorf("logged %s", w.Log())
 	}
 }
 

@@ -38,7 +38,7 @@ type Options struct {
 	Functions Functions
 	Code      Code
 	Executor  Runtimes
-	// Build gives the code of a source of that namespace; log gets what the tools write.
+	// Build gives the code of a source of that namespace; log gets what the tools write; it does not block.
 	Build func(ctx context.Context, namespace string, b lambent.Build, log func(line string)) (*lambent.Built, error)
 	// Ready starts an instance of the revision and keeps it warm; the error says why it is not ready.
 	Ready func(ctx context.Context, r *lambent.Revision) (lambent.Phases, error)

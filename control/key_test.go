@@ -101,7 +101,7 @@ func TestAudit(t *testing.T) {
 	log := w.Log()
 	for _, want := range []string{
 		`msg=audit operation=set-secret path=/v1/namespaces/team/secrets/token by="key admin (admin in team)" refused=false status=201`,
-		`msg=audit operation=set-secret path=/v1/namespaces/other/secrets/token by="key admin (admin in team)" refused=true`,
+		`msg=audit operation=set-secret path=/v1/namespaces/other/secrets/token by="key admin (admin in team)" refused=true status=403`,
 	} {
 		if !strings.Contains(log, want) {
 			t.Errorf("%q is not in the log: %s", want, log)
