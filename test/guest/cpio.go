@@ -52,8 +52,8 @@ func (a *archive) entry(name string, mode, major, minor int, content []byte) {
 	fmt.Fprintf(a.w, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%s\x00",
 		a.n, mode, 0, 0, links, 0, len(content), 0, 0, major, minor, len(name)+1, 0, name)
 	a.pad(110 + len(name) + 1)
-	a.w.Write(content)
+	_, _ = a.w.Write(content)
 	a.pad(len(content))
 }
 
-func (a *archive) pad(n int) { a.w.Write(make([]byte, -n&3)) }
+func (a *archive) pad(n int) { _, _ = a.w.Write(make([]byte, -n&3)) }
