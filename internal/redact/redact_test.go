@@ -1,6 +1,7 @@
 package redact
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +13,7 @@ func TestString(t *testing.T) {
 		{"", ""},
 		{"nothing here", "nothing here"},
 		{"hunter22", "***"},
-		{"a hunter22, b hunter22hunter22.", "a ***, b ******."},
+		{"a hunter22, b hunter22hunter22.", "a ***, b ***."},
 		{"short", "short"},
 		{"12345678abc", "***"},
 		{"x12345678abc-12345678y", "x***-***y"},
@@ -33,15 +34,112 @@ func TestString(t *testing.T) {
 	}
 }
 
-// A line as long as they get, made of what looks like the value throughout.
-func TestHostileText(t *testing.T) {
-	began := time.Now()
-	r := New([]string{strings.Repeat("a", 100)})
-	if got := r.String(strings.Repeat("a", 64<<10)); got != Mask {
-		t.Errorf("%d bytes left", len(got))
+// Long lines are known by their pieces, whatever their length.
+func TestLongValues(t *testing.T) {
+	var all strings.Builder
+	for i := range 100 {
+		fmt.Fprintf(&all, "%03d;", i)
 	}
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("it took %s", took)
+	for _, length := range []int{63, 64, 65, 71, 72, 127, 128, 129, 200, 400} {
+		value := all.String()[:length]
+		r := New([]string{value, "first line\n" + value})
+		for text, want := range map[string]string{
+			value: Mask, "a " + value + " b": "a *** b", "first line\n" + value: Mask, value + value: Mask,
+			value[:60]: value[:60], value[1 : 64-1]: value[1 : 64-1],
+		} {
+			if got := r.String(text); got != want {
+				t.Errorf("%d bytes: %q, want %q", length, got, want)
+			}
+		}
+	}
+}
+
+// One large value leaves room for the others.
+func TestManyParts(t *testing.T) {
+	r := New([]string{lines(3 * maxParts), "hunter22"})
+	if len(r.parts) != maxParts {
+		t.Errorf("it keeps %d parts", len(r.parts))
+	}
+	if got := r.String("hunter22, line 0000000"); got != "***, ***" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func lines(n int) string {
+	var out strings.Builder
+	for i := range n {
+		fmt.Fprintf(&out, "line %07d\n", i)
+	}
+	return out.String()
+}
+
+// hostile are values, each with a line as long as they get that takes as long as possible.
+func hostile() map[string]struct {
+	values []string
+	line   string
+} {
+	const size = 64 << 10
+	var steps []string
+	for n := shortest; n <= longest; n++ {
+		steps = append(steps, strings.Repeat("a", n)+"b")
+	}
+	var heads []string
+	for i := range 4 {
+		heads = append(heads, strings.ReplaceAll(lines(7281), "line ", "line"+strings.Repeat("e", 48)+fmt.Sprint(i)))
+	}
+	return map[string]struct {
+		values []string
+		line   string
+	}{
+		"found everywhere":  {[]string{strings.Repeat("a", size/2)}, strings.Repeat("a", size)},
+		"almost found":      {[]string{strings.Repeat("a", size-1) + "b"}, strings.Repeat("a", size)},
+		"found and longer":  {steps, strings.Repeat(strings.Repeat("a", 63)+"c", size/64)},
+		"many of one start": {heads, strings.Repeat("line"+strings.Repeat("e", 50), size/54)},
+		"many lines":        {[]string{lines(5461), lines(5460)}, strings.Repeat("line 0000", size/9)},
+	}
+}
+
+// The slowest takes a tenth of a second in all; looking for one value after the other takes it seven.
+func TestHostileText(t *testing.T) {
+	for name, c := range hostile() {
+		began := time.Now()
+		r := New(c.values)
+		for range 10 {
+			r.String(c.line)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("%s: it took %s", name, took)
+		}
+	}
+}
+
+func BenchmarkHostile(b *testing.B) {
+	for name, c := range hostile() {
+		b.Run(name, func(b *testing.B) {
+			r := New(c.values)
+			for b.Loop() {
+				r.String(c.line)
+			}
+		})
+	}
+}
+
+func BenchmarkNew(b *testing.B) {
+	var values []string
+	for i := range 100 {
+		values = append(values, strings.ReplaceAll(lines(5041), "line", fmt.Sprint(1000+i)))
+	}
+	for b.Loop() {
+		New(values)
+	}
+}
+
+func BenchmarkUsual(b *testing.B) {
+	r := New([]string{lines(50), "hunter22hunter22"})
+	line := strings.Repeat("a line of a log as it is usually written; ", 4)
+	b.SetBytes(int64(len(line)))
+	for b.Loop() {
+		r.String(line)
 	}
 }
 
