@@ -63,8 +63,8 @@ func (c *Client) meaning(ctx context.Context, err error, begun bool) *lambent.Er
 			protocol = "HTTP/2"
 		}
 		return lambent.Errorf(lambent.CodeBadResponse, "the function's answer is not valid %s: %w", protocol, err)
-	case errors.As(err, &reset):
-		return lambent.Errorf(lambent.CodeBadResponse, "the function gave the request up: %w", reset)
+	case errors.Is(err, errRefused), errors.As(err, &reset):
+		return lambent.Errorf(lambent.CodeBadResponse, "the function gave the request up: %w", err)
 	case errors.Is(err, h1.ErrNotSent), errors.As(err, &closed):
 		return c.broken(err, closed)
 	}

@@ -115,7 +115,11 @@ func (c *Client) handle2(ctx context.Context, inv *lambent.Invocation, deadline 
 	}
 	_, at := x.until()
 	x.timer = time.AfterFunc(time.Until(at), x.late)
-	trace := &httptrace.ClientTrace{WroteHeaders: func() { x.begun.Store(true) }}
+	trace := &httptrace.ClientTrace{
+		GetConn:      func(string) { x.once() },
+		GotConn:      func(httptrace.GotConnInfo) { x.once() },
+		WroteHeaders: func() { x.begun.Store(true) },
+	}
 	x.answer, err = c.h2.RoundTrip(req.WithContext(httptrace.WithClientTrace(x.stream, trace)))
 	x.answered.Store(err == nil)
 	if err != nil || x.stream.Err() != nil {
@@ -133,6 +137,18 @@ func (c *Client) handle2(ctx context.Context, inv *lambent.Invocation, deadline 
 		Trailer: http.Header{}, Body: x,
 	}
 	return &x.response, nil
+}
+
+// errRefused means that the function refused a request that it had got: by a reset with PROTOCOL_ERROR or
+// REFUSED_STREAM, or by GOAWAY. What it has done until then we cannot know.
+var errRefused = errors.New("it refused the stream, or left it unanswered when it went away")
+
+// once ends a call that net/http is about to send again, after an error that it does not tell. It sends nothing
+// when the context has ended.
+func (x *call2) once() {
+	if x.begun.Load() {
+		x.cancel(errRefused)
+	}
 }
 
 // request makes the request for net/http.
@@ -172,6 +188,7 @@ func (x *call2) request() (*http.Request, error) {
 	if inv.Body != nil && inv.ContentLength != 0 {
 		x.body = &upload{call: x, src: inv.Body}
 		req.Body, req.ContentLength = x.body, inv.ContentLength
+		req.GetBody = func() (io.ReadCloser, error) { return x.body, nil } // untouched, or once forbids it
 		for name := range inv.Trailer {
 			if !isOurs(name) && !h1.NotInTrailer(name) {
 				if req.Trailer == nil {
@@ -299,7 +316,7 @@ func (x *call2) finish(err error) (busy bool) {
 		x.inv.Outcome.BytesIn = x.body.sent.Load()
 	}
 	x.inv.Outcome.BytesOut = x.received
-	return x.begun.Load() && !x.whole && !errors.As(err, new(*h1.ClosedError)) && !errors.As(err, new(resetError))
+	return x.begun.Load() && !x.whole && !errors.Is(err, errRefused) && !errors.As(err, new(*h1.ClosedError)) && !errors.As(err, new(resetError))
 }
 
 // resetError means that the stream was reset, by the function or for what it sent. It has the fields of net/http's

@@ -176,6 +176,45 @@ func TestH2BrokenAnswers(t *testing.T) {
 	}
 }
 
+// A request that the function has begun must not be sent again, as net/http does after some errors.
+func TestH2NeverTwice(t *testing.T) {
+	const headers, rst, goaway, protocol, refused = 1, 3, 7, 1, 7
+	for name, frame := range map[string][]byte{
+		"protocol error": {0, 0, 4, rst, 0, 0, 0, 0, 1, 0, 0, 0, protocol},
+		"refused stream": {0, 0, 4, rst, 0, 0, 0, 0, 1, 0, 0, 0, refused},
+		"goaway":         {0, 0, 8, goaway, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0},
+	} {
+		for _, body := range []string{"", "x"} {
+			t.Run(name+" "+body, func(t *testing.T) {
+				var requests atomic.Int32
+				h := script(t, servers2(), func(conn *net.UnixConn, in *bufio.Reader) {
+					in.Discard(len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+					io.WriteString(conn, noSettings)
+					head := make([]byte, 9)
+					for {
+						if _, err := io.ReadFull(in, head); err != nil {
+							return
+						}
+						in.Discard(int(head[0])<<16 | int(head[1])<<8 | int(head[2]))
+						if head[3] == headers {
+							requests.Add(1)
+							conn.Write(frame)
+						}
+					}
+				})
+				_, _, err := h.do(t.Context(), call("/", body))
+				wantCode(t, err, lambent.CodeBadResponse, false)
+				if !strings.Contains(err.Error(), "gave the request up") {
+					t.Error(err)
+				}
+				if requests.Load() != 1 || h.dials.Load() != 1 {
+					t.Errorf("%d requests on %d connections", requests.Load(), h.dials.Load())
+				}
+			})
+		}
+	}
+}
+
 func TestH2NotSent(t *testing.T) {
 	h := connect(t, servers2(), func(context.Context) (net.Conn, error) { return nil, errors.New("no way") })
 	inv := call("/", "x")
