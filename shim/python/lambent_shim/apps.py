@@ -72,7 +72,8 @@ def _kind_of_callable(name, app):
     if counts == [1]:
         raise _asgi2(name)
     if 0 in counts and 3 not in counts:
-        raise _unfit(name, "can be called without arguments; if it makes the app, call it in the module: app = %s()" % name)
+        hint = "can be called without arguments; if it makes the app, call it in the module: app = %s()" % name
+        raise _unfit(name, hint)
     raise _unfit(name, "does not show by its arguments what it is")
 
 

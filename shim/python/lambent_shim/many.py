@@ -13,8 +13,8 @@ def serve(listener, env, name, handler):
 
     if not inspect.iscoroutinefunction(handler) and not inspect.iscoroutinefunction(handler.__call__):
         raise HandlerUnfit(
-            "concurrency is %s, but %s is neither async nor marked for threads; write async def, or "
-            "from lambent import threads and @threads above it, or set concurrency: 1" % (env["LAMBENT_CONCURRENCY"], name)
+            "concurrency is %s, but %s is neither async nor marked for threads; write async def, or from lambent "
+            "import threads and @threads above it, or set concurrency: 1" % (env["LAMBENT_CONCURRENCY"], name)
         )
     from .aio import Events, Server
 

@@ -39,7 +39,9 @@ def is_token(text):
 
 def is_value(text):
     """Tells whether text may be the value of a header field."""
-    return text.isprintable() and text.isascii() or not any(c < " " and c != "\t" or c == "\x7f" or c > "\xff" for c in text)
+    if text.isprintable() and text.isascii():
+        return True
+    return not any(c < " " and c != "\t" or c == "\x7f" or c > "\xff" for c in text)
 
 
 def of_app(fields):
@@ -289,7 +291,8 @@ class Answer:
         if self._left is not None and not self._bare:
             self._left -= len(data)
             if self._left < 0 or last and self._left:
-                raise BadResponse("the body is %s than its content-length" % ("longer" if self._left < 0 else "shorter"))
+                wrong = "longer" if self._left < 0 else "shorter"
+                raise BadResponse("the body is %s than its content-length" % wrong)
         head = b"" if self.begun else self._begin(data if last and not trailers else None)
         self.begun = True
         if self._bare:

@@ -189,11 +189,12 @@ class Call:
 
 
 def _status(status):
-    if not isinstance(status, str) or not status[:3].isdigit() or status[3:4] not in ("", " "):
+    code = status[:3] if isinstance(status, str) and status[3:4] in ("", " ") else ""
+    if not (code.isascii() and code.isdigit()):
         raise BadResponse('the status is %.40r, not of the form "200 OK"' % (status,))
-    if not 200 <= int(status[:3]) <= 599:
+    if not 200 <= int(code) <= 599:
         raise BadResponse("the status is %.40r, not from 200 to 599" % status)
-    return int(status[:3])
+    return int(code)
 
 
 def _fields(headers):

@@ -127,6 +127,7 @@ class WSGI(ShimTest):
             (OK % "[('a', 'b\\r\\nc: d')]", "bad_response", "line break"),
             (OK % "[('a b', '')]", "bad_response", "not a valid header name"),
             ("    start_response(200, [])", "bad_response", "the status is 200"),
+            ("    start_response('²00 OK', [])", "bad_response", "not of the form"),
             ("    start_response('101 Switching', [])", "bad_response", "not from 200 to 599"),
             (OK % "[('Content-Length', '2')]" + "    return [b'x']", "bad_response", "shorter"),
             (OK % "[('Content-Length', '0')]" + "    return [b'x']", "bad_response", "longer"),
