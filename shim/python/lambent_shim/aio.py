@@ -1,6 +1,7 @@
 """The server by asyncio: many requests at a time, whose bodies stream both ways."""
 
 import asyncio
+import select
 import signal
 import socket
 import sys
@@ -97,8 +98,9 @@ class Connection(asyncio.Protocol):
         self.exchange = None  # the one in hand
         self.tunnel = None  # who has the connection after a switch of protocols
         self.transport = None
+        self.full = False  # much waits to be written
         self._buffer = bytearray()
-        self._full = False
+        self._watch = None  # an epoll that sees the caller leave while nothing is read
         self._room = None  # an Event for those who wait to write
 
     def connection_made(self, transport):
@@ -109,9 +111,10 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _error):
         """Implements asyncio.Protocol."""
         self.server.connections.discard(self)
-        self._leave()
+        self.resume_reading()
         if self.tunnel:
             self.tunnel.lost()
+        self._leave()
 
     def eof_received(self):
         """Implements asyncio.Protocol: the caller has left, but work in hand may go on."""
@@ -160,7 +163,7 @@ class Connection(asyncio.Protocol):
             if not keep or self.server.stopping:
                 self.transport.close()
             else:
-                self.transport.resume_reading()
+                self.resume_reading()
                 if self._buffer:
                     self._next()
 
@@ -168,6 +171,7 @@ class Connection(asyncio.Protocol):
         """Hands the connection over to another protocol."""
         self.tunnel = tunnel
         self.exchange = None
+        self.resume_reading()
         if self._buffer:
             tunnel.feed(bytes(self._buffer))
 
@@ -178,19 +182,41 @@ class Connection(asyncio.Protocol):
         elif not self.exchange:
             self.transport.close()
 
+    def pause_reading(self):
+        """Reads no more of a request until resume_reading, but sees the caller leave."""
+        if not self._watch:
+            self.transport.pause_reading()
+            self._watch = select.epoll()
+            self._watch.register(self.transport.get_extra_info("socket"), select.EPOLLRDHUP)
+            self.server.loop.add_reader(self._watch, self._hung_up)
+
+    def resume_reading(self):
+        """Reads again."""
+        if self._watch:
+            self.server.loop.remove_reader(self._watch)
+            self._watch.close()
+            self._watch = None
+            self.transport.resume_reading()
+
+    def _hung_up(self):
+        self.server.loop.remove_reader(self._watch)
+        self._leave()
+
     def pause_writing(self):
         """Implements asyncio.Protocol."""
-        self._full = True
+        self.full = True
 
     def resume_writing(self):
         """Implements asyncio.Protocol."""
-        self._full = False
+        self.full = False
         if self._room:
             self._room.set()
+        if self.tunnel:
+            self.tunnel.resumed()
 
     async def drain(self):
         """Waits until there is room for more."""
-        while self._full and not self.transport.is_closing():
+        while self.full and not self.transport.is_closing():
             self._room = self._room or asyncio.Event()
             self._room.clear()
             await self._room.wait()
@@ -226,7 +252,7 @@ class Exchange:
         """Takes what came of the body."""
         if self.received:
             if len(self._buffer) > _MUCH:
-                self.connection.transport.pause_reading()
+                self.connection.pause_reading()
             return
         try:
             piece = self.request.coming.take(self._buffer)
@@ -238,11 +264,13 @@ class Exchange:
             self._pieces.append(piece)
             self._size += len(piece)
             if self._size > _MUCH:
-                self.connection.transport.pause_reading()
+                self.connection.pause_reading()
         self._tell()
 
     def leave(self):
         """Takes note that the caller has left."""
+        if self.left:
+            return
         self.left = True
         self._tell()
         if self.connection.server.app.cancels and not self.finished and self.task:
@@ -269,7 +297,7 @@ class Exchange:
         piece = self._pieces.pop() if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._size = 0
-        self.connection.transport.resume_reading()
+        self.connection.resume_reading()
         return piece
 
     async def whole(self):

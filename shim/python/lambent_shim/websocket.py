@@ -13,6 +13,7 @@ from .wire import BadResponse
 
 MAX_MESSAGE = 16 << 20
 _MUCH = 256 << 10  # bytes of messages that wait for the application before the sender must
+_EACH = 512  # bytes that a message takes beside its payload, about
 _PATIENCE = 5  # seconds for the peer to answer a close
 
 _CONTINUE, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
@@ -28,39 +29,34 @@ class Violation(Exception):
 
 
 class Reader:
-    """Takes frames apart: feed gives the messages and control frames that are complete, as (opcode, payload)."""
+    """Takes frames apart."""
 
     def __init__(self):
         self._buffer = bytearray()
         self._opcode = None  # of the message in parts
-        self._parts = []
-        self._size = 0
+        self._message = bytearray()  # and not a list: the parts may be tiny, and many
 
     def feed(self, data):
-        """Takes what came; raises Violation."""
+        """Takes what came."""
         self._buffer += data
-        found = []
+
+    def next(self):
+        """Gives the next message or control frame as (opcode, payload), None when it has not come whole; raises
+        Violation."""
         while frame := self._frame():
             final, opcode, payload = frame
             if opcode >= _CLOSE:
-                found.append((opcode, payload))
-                continue
+                return opcode, payload
             if (opcode == _CONTINUE) == (self._opcode is None):
                 raise Violation(1002, "a fragment is out of place")
             if opcode != _CONTINUE:
                 self._opcode = opcode
-            self._parts.append(payload)
-            self._size += len(payload)
+            self._message += payload
             if final:
-                found.append((self._opcode, self._message()))
-        return found
-
-    def _message(self):
-        message = b"".join(self._parts)
-        opcode, self._opcode, self._parts, self._size = self._opcode, None, [], 0
-        if opcode == _TEXT:
-            return _decode(message)
-        return message
+                opcode, message = self._opcode, self._message
+                self._opcode, self._message = None, bytearray()
+                return opcode, _decode(message) if opcode == _TEXT else bytes(message)
+        return None
 
     def _frame(self):
         buffer = self._buffer
@@ -80,7 +76,7 @@ class Reader:
             if len(buffer) < at:
                 return None
             length = int.from_bytes(buffer[2:at], "big")
-        if length + self._size > MAX_MESSAGE:
+        if length + len(self._message) > MAX_MESSAGE:
             raise Violation(1009, "a message is longer than %d bytes" % MAX_MESSAGE)
         end = at + 4 + length
         if len(buffer) < end:
@@ -120,9 +116,13 @@ def closing(payload):
     if not payload:
         return _NO_CODE, ""
     code = int.from_bytes(payload[:2], "big")
-    if len(payload) < 2 or not (1000 <= code <= 1014 and code not in (1004, 1005, 1006) or 3000 <= code <= 4999):
+    if len(payload) < 2 or not _may_be_sent(code):
         raise Violation(1002, "a close has no valid code")
     return code, _decode(payload[2:])
+
+
+def _may_be_sent(code):
+    return 1000 <= code <= 1014 and code not in (1004, 1005, 1006) or 3000 <= code <= 4999
 
 
 def offer(exchange):
@@ -148,6 +148,7 @@ class Session:
         self._reader = Reader()
         self._inbox = deque([{"type": "websocket.connect"}])
         self._waiting = 0  # bytes in the inbox
+        self._ping = None  # the newest that waits for its answer
         self._news = asyncio.Event()
         self._open = False  # messages may be sent
         self._sent_close = False
@@ -186,9 +187,8 @@ class Session:
                 await self._exchange.news()
         message = self._inbox.popleft()
         if message["type"] == "websocket.receive":
-            self._waiting -= len(message.get("text") or message.get("bytes") or "")
-            if self._waiting <= _MUCH:
-                self._connection.transport.resume_reading()
+            self._waiting -= len(message.get("text") or message.get("bytes") or "") + _EACH
+            self._go_on()
         elif message["type"] == "websocket.disconnect":
             self._inbox.append(message)  # whoever asks again gets it again
         return message
@@ -214,7 +214,8 @@ class Session:
         if self._exchange.left:
             raise Left("the caller has left")
         key = self._exchange.request.headers["sec-websocket-key"]
-        accept = b64encode(sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode("ascii")).digest()).decode("ascii")
+        digest = sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode("ascii")).digest()
+        accept = b64encode(digest).decode("ascii")
         fields = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)]
         chosen = message.get("subprotocol")
         if chosen is not None:
@@ -241,11 +242,15 @@ class Session:
 
     def feed(self, data):
         """Takes what came from the peer."""
-        if self._deaf:
-            return
+        if not self._deaf:
+            self._reader.feed(data)
+            self._go_on()
+
+    def _go_on(self):
+        """Takes as many messages as may wait for the application; the peer waits with the others."""
         try:
-            for opcode, payload in self._reader.feed(data):
-                self._take(opcode, payload)
+            while not self._deaf and self._has_room() and (found := self._reader.next()):
+                self._take(*found)
         except Violation as violation:
             self._deaf = True
             self._end(violation.code, str(violation))
@@ -254,24 +259,29 @@ class Session:
             transport = self._connection.transport
             transport.write_eof()
             asyncio.get_running_loop().call_later(_PATIENCE, transport.abort)
+        if self._has_room():
+            self._connection.transport.resume_reading()
+        else:
+            self._connection.transport.pause_reading()
+
+    def _has_room(self):
+        return self._waiting <= _MUCH or not self._open
 
     def _take(self, opcode, payload):
-        if self._over:
-            return
         if opcode == _CLOSE:
+            self._deaf = True
             code, reason = closing(payload)
             self._end(code, reason)
             self._close(_NORMAL if code == _NO_CODE else code, "")
             self._connection.transport.close()
         elif opcode == _PING:
-            if self._open:
-                self._connection.transport.write(frame(_PONG, payload))
-        elif opcode != _PONG:
+            self._ping = payload
+            if not self._connection.full:
+                self.resumed()
+        elif opcode != _PONG and self._open:
             key = "text" if opcode == _TEXT else "bytes"
             self._inbox.append({"type": "websocket.receive", key: payload})
-            self._waiting += len(payload)
-            if self._waiting > _MUCH:
-                self._connection.transport.pause_reading()
+            self._waiting += len(payload) + _EACH
             self._news.set()
 
     def _end(self, code, reason):
@@ -281,12 +291,21 @@ class Session:
             self._news.set()
 
     def _close(self, code, reason):
+        if self._sent_close:
+            return
+        if not isinstance(code, int) or not _may_be_sent(code):
+            raise BadResponse("the close code is %.40r, not one that may be sent" % (code,))
+        reason = reason.encode("utf-8")[:123].decode("utf-8", "ignore").encode("utf-8")
+        self._sent_close = True
         self._open = False
-        if not self._sent_close:
-            self._sent_close = True
-            payload = code.to_bytes(2, "big") + reason.encode("utf-8")[:123]
-            self._connection.transport.write(frame(_CLOSE, payload))
-            self._connection.transport.resume_reading()
+        self._connection.transport.write(frame(_CLOSE, code.to_bytes(2, "big") + reason))
+        self._go_on()  # messages are dropped now, and so the peer's close is found behind them
+
+    def resumed(self):
+        """There is room again for what goes out. Of many pings the newest is answered: RFC 6455, section 5.5.3."""
+        if self._ping is not None and self._open:
+            self._connection.transport.write(frame(_PONG, self._ping))
+        self._ping = None
 
     def eof(self):
         """The peer sends no more; gives False, which closes the connection."""

@@ -1,4 +1,5 @@
 import signal
+import socket
 
 from harness import LIMIT, Answer, ShimTest, request
 
@@ -115,6 +116,19 @@ class Fetch(ShimTest):
                     pass
         self.assertEqual(self.http(shim, target="/told").json(), ["stream", "wait"])
         self.assertEqual(shim.stderr(), "")
+
+    def test_a_caller_that_leaves_a_body_unread_cancels(self):
+        shim = self.app(
+            "async def fetch(request):\n"
+            "  try: await asyncio.sleep(600)\n"
+            "  finally: print('cancelled', flush=True)\n"
+        )
+        with shim.connect() as c:
+            c.sendall(request(trigger="http", headers=[("Content-Length", str(4 << 20))]))
+            c.settimeout(0.2)  # so long without a read, and the shim reads no more
+            with self.assertRaises(socket.timeout):
+                c.sendall(bytes(4 << 20))
+        shim.hear(shim.stdout, "cancelled")
 
     def test_wait_until(self):
         shim = self.app(

@@ -1,6 +1,7 @@
 import base64
 import os
 import signal
+import socket
 import struct
 
 from harness import LIMIT, Answer, ShimTest
@@ -18,6 +19,8 @@ async def app(scope, receive, send):
         print(message["type"], message.get("code"), message.get("reason"), flush=True)
         if message["type"] == "websocket.disconnect": return
         if message.get("text") == "close": await send({"type": "websocket.close", "code": 4001, "reason": "as asked"})
+        elif message.get("text") == "cut": await send({"type": "websocket.close", "reason": "é" * 100})
+        elif message.get("text") == "bad": await send({"type": "websocket.close", "code": 65536})
         elif message.get("text") == "raise": raise ValueError("as asked")
         elif message.get("text") == "return": return
         elif message.get("text") == "scope": await send({"type": "websocket.send", "text": scope["scheme"] + " " + scope["path"]})
@@ -144,11 +147,18 @@ class WebSocket(ShimTest):
 
     def test_the_app_closes(self):
         shim = self.app()
-        for text, want in ((b"close", (4001, "as asked")), (b"raise", (1011, "")), (b"return", (1000, ""))):
+        cases = [
+            (b"close", (4001, "as asked")),
+            (b"cut", (1000, "é" * 61)),
+            (b"bad", (1011, "")),
+            (b"raise", (1011, "")),
+            (b"return", (1000, "")),
+        ]
+        for text, want in cases:
             peer = self.open(shim)
             peer.c.sendall(frame(1, text))
             self.assertEqual(peer.closed(), want)
-        shim.hear(shim.stderr, "ValueError: as asked")
+        self.assertIn("the close code is 65536", shim.hear(shim.stderr, "ValueError: as asked"))
 
     def test_violations(self):
         cases = [
@@ -245,6 +255,77 @@ class WebSocket(ShimTest):
         for _ in range(100 - -(-sent // len(big))):
             peer.c.sendall(big)
         self.assertLess(int(peer.frame()[1]), 100 << 10)  # KiB
+
+    def test_empty_messages_wait_for_the_app(self):
+        shim = self.app(
+            "import os, asyncio\n"
+            "async def app(scope, receive, send):\n"
+            "    assert scope['type'] == 'websocket'\n"
+            "    await send({'type': 'websocket.accept'})\n"
+            "    await receive()\n"
+            "    path = (await receive())['text']\n"
+            "    while not os.path.exists(path): await asyncio.sleep(0.001)\n"
+            "    count = 0\n"
+            "    while (await receive()).get('bytes') == b'': count += 1\n"
+            "    await send({'type': 'websocket.send', 'text': str(count)})\n"
+        )
+        path = os.path.join(shim.sockets, "go")
+        peer = self.open(shim)
+        peer.c.sendall(frame(1, path.encode()))
+        empty = frame(2, b"")
+        raw = empty * 500_000
+        peer.c.settimeout(0.2)  # so long without a read, and the shim reads no more
+        sent = 0
+        try:
+            while sent < len(raw):
+                sent += peer.c.send(raw[sent : sent + 65536])
+        except socket.timeout:
+            pass
+        self.assertLess(sent, 2 << 20)
+        peer.c.settimeout(LIMIT)
+        open(path, "w").close()
+        count = -(-sent // len(empty))
+        peer.c.sendall(raw[sent : count * len(empty)] + frame(1, b"end"))
+        self.assertEqual(int(peer.frame()[1]), count)
+
+    def test_tiny_fragments_take_no_more_than_their_bytes(self):
+        shim = self.app(
+            "import resource\n"
+            "def used(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "async def app(scope, receive, send):\n"
+            "    assert scope['type'] == 'websocket'\n"
+            "    await send({'type': 'websocket.accept'})\n"
+            "    await receive()\n"
+            "    before = used()\n"
+            "    assert len((await receive())['bytes']) == 400_000\n"
+            "    await send({'type': 'websocket.send', 'text': str(used() - before)})\n"
+        )
+        peer = self.open(shim)
+        peer.c.sendall(frame(2, b"", final=False) + frame(0, b"xy", final=False) * 200_000 + frame(0, b""))
+        self.assertLess(int(peer.frame()[1]), 5 << 10)  # KiB
+
+    def test_of_many_pings_the_newest_is_answered(self):
+        shim = self.app()
+        peer = self.open(shim)
+        for i in range(20_000):
+            peer.c.sendall(frame(9, b"%0125d" % i))
+        peer.c.sendall(frame(1, b"after"))
+        count = 0
+        while (got := peer.frame()) != (0x81, b"after"):
+            count, last = count + 1, got
+        self.assertLess(count, 10_000)
+        self.assertEqual(peer.frame() if int(last[1]) < 19_999 else last, (0x8A, b"%0125d" % 19_999))
+
+    def test_messages_that_nobody_takes_do_not_hide_the_close(self):
+        shim = self.app(
+            "async def app(scope, receive, send):\n"
+            "    assert scope['type'] == 'websocket'\n"
+            "    await send({'type': 'websocket.accept'})\n"
+            "    print((await receive()), await receive(), flush=True)\n"
+        )
+        peer = self.open(shim)
+        peer.c.sendall(frame(2, b"x" * 100) * 50_000)
+        self.assertEqual(peer.closed(), (1000, ""))
 
     def test_a_stop_says_to_come_again(self):
         shim = self.app()
