@@ -208,12 +208,9 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err == nil {
 			return l.gate.keep(tcp, release)
 		}
-		_ = tcp.SetLinger(0) // a reset
+		l.gate.note(lambent.ErrorOf(err)) // when the gate is closed, this says nothing, and the next accept fails
+		_ = tcp.SetLinger(0)              // a reset
 		tcp.Close()
-		if l.gate.ctx.Err() != nil {
-			return nil, net.ErrClosed
-		}
-		l.gate.note(lambent.ErrorOf(err))
 	}
 }
 

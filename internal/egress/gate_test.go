@@ -612,7 +612,7 @@ func TestDialLimit(t *testing.T) {
 
 func TestNodeLimit(t *testing.T) {
 	port := server(t, hello)
-	f := openChanged(t, func(g *Gate) { g.proxy.slots = make(chan struct{}, 1) }, allowed, "allowed.test:"+port)
+	f := openChanged(t, func(g *Gate) { g.proxy.slots, g.patience = make(chan struct{}, 1), 2*time.Second }, allowed, "allowed.test:"+port)
 	held := f.dial(0)
 	if _, err := io.WriteString(held, "GET http://allowed.test:"+port+"/ HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 		t.Fatal(err)
