@@ -32,6 +32,9 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	if err := ignoreSignals(); err != nil {
+		return err
+	}
 	s := newSupervisor(os.NewFile(sandbox.FDExit, "exit"), spec.Orphan)
 	go s.serve(sandbox.FDControl)
 	pid, at, err := launch(spec, s)

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -159,6 +161,26 @@ func (s *supervisor) reap(main int) {
 			leave(0)
 		}
 	}
+}
+
+// mortal are the signals by which a Go program ends.
+var mortal = []unix.Signal{
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGILL, unix.SIGTRAP, unix.SIGABRT, unix.SIGBUS, unix.SIGFPE, unix.SIGSEGV,
+	unix.SIGSTKFLT, unix.SIGTERM, unix.SIGSYS,
+}
+
+// ignoreSignals keeps the function from ending us by a signal, which in a user namespace it may send. The kernel
+// spares a PID 1 what it has no handler for, but Go's runtime has handlers, and package os/signal cannot ignore those of
+// faults. The program gets the defaults, see run.
+func ignoreSignals() error {
+	action := [4]uint64{1} // a struct sigaction with SIG_IGN
+	for _, sig := range mortal {
+		_, _, errno := syscall.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
+		if errno != 0 {
+			return os.NewSyscallError("rt_sigaction", errno)
+		}
+	}
+	return nil
 }
 
 // leave ends us. When we are PID 1 the kernel takes all along that runs inside; else we do.
