@@ -53,6 +53,7 @@ type instance struct {
 	failure *sandbox.Failure // the program has not begun; set before done is closed
 	exit    lambent.Exit     // set before done is closed
 	stopped bool             // it ended because Stop was called; set before done is closed
+	silent  bool             // lambent-init has ended without a word; set before done is closed
 
 	mu    sync.Mutex // guards usage, which is read from the cgroups until they are removed
 	usage *executor.Usage
@@ -119,7 +120,7 @@ func (in *instance) end(r sandbox.Report) {
 			in.failure = r.Error
 			in.exit = lambent.Exit{Err: r.Error.Step + ": " + r.Error.Err}
 		default: // killed with all inside
-			in.exit = lambent.Exit{Signal: "SIGKILL"}
+			in.exit, in.silent = lambent.Exit{Signal: "SIGKILL"}, true
 		}
 		in.stopped = in.stopping.Load()
 		if !in.stopped {
@@ -185,7 +186,8 @@ func (in *instance) becomeReady(ctx context.Context, start int64) error {
 	}
 	if begun.Exec == nil {
 		<-in.gone // with its last words
-		if in.failure == nil {
+		// A lambent-init may end with its program before it has taken up our connection; the exit file tells of it.
+		if in.silent && !in.exit.OOM {
 			return sandboxFailed(errors.New("lambent-init ended without a word"))
 		}
 		return in.startError(ctx, nil)
@@ -250,9 +252,14 @@ func (in *instance) describeProgram() string {
 	return fmt.Sprintf("the program of handler %q", in.revision.Settings.Handler)
 }
 
-// withTrace adds the last log lines to a failed start's error.
+// withTrace adds the last log lines to the error of a failed start that is over, and the hint that a server
+// without a sandbox needs.
 func (in *instance) withTrace(err error) error {
 	e := lambent.ErrorOf(err)
+	if in.exec.level == lambent.IsolationNone && in.revision.Settings.Runtime == "http" && in.failure == nil &&
+		(e.Code == lambent.CodeStartTimeout || e.Code == lambent.CodeStartFailed) {
+		e.Hint = "functions share the ports of a node that runs them without a sandbox, so a server must accept connections on descriptor 3 (LISTEN_FDS) there"
+	}
 	if e.Trace == "" {
 		e.Trace = in.log.lastLines()
 	}
@@ -344,7 +351,7 @@ func (in *instance) Stop(grace time.Duration) {
 		}
 	}
 	if in.exec.level == lambent.IsolationNone {
-		sandbox.KillBelow(in.process.Pid)
+		killBelow(in.process)
 	}
 	// Else it is PID 1: the kernel kills all inside with it. An error means that it has ended already.
 	_ = in.process.Kill()

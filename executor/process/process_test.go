@@ -266,6 +266,73 @@ func TestSandboxFailureNamesTheStep(t *testing.T) {
 	}
 }
 
+// TestExitBeforeTheFirstWord has a lambent-init that ends before it has taken up the host's connection.
+func TestExitBeforeTheFirstWord(t *testing.T) {
+	code, script := t.TempDir(), filepath.Join(t.TempDir(), "init")
+	executortest.BuildFixture(t, code)
+	e, err := New(Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	s, err := lambent.Settings{Runtime: "go", Handler: "fixture"}.Complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := fmt.Sprintf(`echo '{"exit":{"code":3}}' >&%d`, sandbox.FDExit)
+	for want, text := range map[lambent.Code]string{lambent.CodeStartFailed: told, lambent.CodeSandboxFailed: "exit 3"} {
+		if err := os.WriteFile(script, []byte("#!/bin/sh\n"+text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.init.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if e.init, err = loadInit(script); err != nil {
+			t.Fatal(err)
+		}
+		_, err := e.Start(t.Context(), executor.Spec{
+			ID: lambent.NewID(), Revision: lambent.NewRevision("default", "brief", s, "", "", time.Now()),
+			CodeDir: code, Log: func(lambent.LogLine) {},
+		})
+		if !lambent.HasCode(err, want) {
+			t.Errorf("%s: got %v, want %s", text, err, want)
+		}
+	}
+}
+
+// TestKillBelow has a process that was waited for, and whose pid has become another's.
+func TestKillBelow(t *testing.T) {
+	child := exec.Command("/bin/sleep", "600")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer child.Wait()
+	defer child.Process.Kill()
+	ended, err := os.StartProcess("/bin/true", []string{"true"}, &os.ProcAttr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ended.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	ended.Pid = os.Getpid()
+	killBelow(ended)
+	if !slices.Contains(sandbox.Below(os.Getpid()), child.Process.Pid) {
+		t.Error("it killed a process of the pid's next owner")
+	}
+}
+
+// TestInstallAgain installs lambent-exec where an earlier try has failed half way.
+func TestInstallAgain(t *testing.T) {
+	s := shims{dir: t.TempDir()}
+	if err := os.Mkdir(filepath.Join(s.dir, "exec"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.get("exec", ""); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestUsers(t *testing.T) {
 	u := newUsers(5)
 	seen := map[int]bool{}

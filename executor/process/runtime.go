@@ -35,7 +35,11 @@ func (e *Executor) programOf(spec executor.Spec) (program, error) {
 		return program{argv: []string{sandbox.CodeDir + "/" + s.Handler}}, checkExecutable(spec.CodeDir, s.Handler)
 	case "http":
 		argv, err := findCommand(spec.CodeDir, s.Command)
-		return program{argv: argv, port: s.Port()}, err
+		p := program{argv: argv}
+		if e.level != lambent.IsolationNone { // there whoever listens on the port may be another function
+			p.port = s.Port()
+		}
+		return p, err
 	case "exec":
 		return e.programOfExec(spec)
 	}

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,7 +57,7 @@ func TestUnprivileged(t *testing.T) {
 	if needsRoot(t) {
 		return
 	}
-	tests := "^(TestConformance|TestOrphansEndThemselves|TestJob|TestJobEnds|TestLongPath|TestFindings|TestRoots|TestSandboxFailureNamesTheStep|TestWatch|TestEgress.*)$"
+	tests := "^(TestConformance|TestOrphansEndThemselves|TestJob|TestJobEnds|TestLongPath|TestFindings|TestRoots|TestSandboxFailureNamesTheStep|TestExitBeforeTheFirstWord|TestWatch|TestEgress.*)$"
 	t.Log(asUser(t, tests, (*exec.Cmd).Start))
 }
 
@@ -242,6 +245,7 @@ func testUnsandboxed(t *testing.T) {
 	if _, err := e.Run(t.Context(), newShell(t, "true").Job); !lambent.HasCode(err, lambent.CodeTierUnavailable) {
 		t.Errorf("a job: %v", err)
 	}
+	testServersOutside(t, e, code)
 	in, err := e.Start(t.Context(), executor.Spec{
 		ID: lambent.NewID(), Revision: revisionOf(t, nil), CodeDir: code, Log: func(l lambent.LogLine) { t.Log(l.Text) },
 	})
@@ -272,5 +276,39 @@ func testUnsandboxed(t *testing.T) {
 	in.Stop(0)
 	if left, err := leftovers(dir); err != nil || len(left) > 0 {
 		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
+// testServersOutside has servers that share the host's ports with another, which answers on theirs.
+func testServersOutside(t *testing.T, e *Executor, code string) {
+	neighbour := httptest.NewServer(http.NotFoundHandler())
+	defer neighbour.Close()
+	_, port, err := net.SplitHostPort(neighbour.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := func(serve string) (executor.Instance, *lambent.Revision, error) {
+		r := revisionOf(t, func(s *lambent.Settings) {
+			s.Runtime, s.Handler, s.Command = "http", "", []string{"./fixture"}
+			s.Env = map[string]string{"PORT": port, "SERVE": serve}
+		})
+		in, err := e.Start(t.Context(), executor.Spec{ID: lambent.NewID(), Revision: r, CodeDir: code, Log: func(lambent.LogLine) {}})
+		return in, r, err
+	}
+	if _, _, err := start("127.0.0.1"); !lambent.HasCode(err, lambent.CodeStartFailed) || !strings.Contains(err.Error(), "descriptor 3") {
+		t.Errorf("a server on a port that is taken: %v", err)
+	}
+	in, r, err := start("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Stop(0)
+	resp, err := in.Handle(t.Context(), &lambent.Invocation{ID: lambent.NewID(), Revision: r, Method: "GET", Target: "/env"}, time.Now().Add(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.Status != http.StatusOK {
+		t.Errorf("a server on descriptor 3: the neighbour answered with %d", resp.Status)
 	}
 }

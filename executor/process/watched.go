@@ -92,9 +92,16 @@ func (w *watched) kill() {
 	w.exceeded = true
 	w.mu.Unlock()
 	if !w.private {
-		sandbox.KillBelow(w.process.Pid)
+		killBelow(w.process)
 	}
 	_ = w.process.Kill() // an error means that it has ended
+}
+
+// killBelow kills what runs below a lambent-init, unless that has been waited for: then its pid may be another's.
+func killBelow(p *os.Process) {
+	if p.Signal(syscall.Signal(0)) == nil {
+		sandbox.KillBelow(p.Pid)
+	}
 }
 
 // look measures the processor time so far and the memory now.
@@ -122,10 +129,11 @@ func (w *watched) look() (cpu time.Duration, total int64) {
 	total = anonymous + shared
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.ended { // else the pid may be another's
-		w.usage.CPU = max(w.usage.CPU, cpu)
-		w.usage.MemoryPeak = max(w.usage.MemoryPeak, total)
+	if w.ended { // the pid may be another's
+		return 0, 0
 	}
+	w.usage.CPU = max(w.usage.CPU, cpu)
+	w.usage.MemoryPeak = max(w.usage.MemoryPeak, total)
 	return cpu, total
 }
 
