@@ -35,7 +35,11 @@ type callKey struct{}
 func newTransport(c *Client) *http.Transport {
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			if x := ctx.Value(callKey{}).(*call2); x.dials.Add(1) > maxDials {
+			x := ctx.Value(callKey{}).(*call2)
+			if x.once(); x.stream.Err() != nil {
+				return nil, context.Cause(x.stream)
+			}
+			if x.dials.Add(1) > maxDials {
 				return nil, fmt.Errorf("%w: %w", h1.ErrNotSent, syscall.ECONNRESET)
 			}
 			return c.connect(ctx, time.Now().Add(c.o.Revision.Settings.Timeouts.FirstByte.D()))
@@ -116,7 +120,6 @@ func (c *Client) handle2(ctx context.Context, inv *lambent.Invocation, deadline 
 	_, at := x.until()
 	x.timer = time.AfterFunc(time.Until(at), x.late)
 	trace := &httptrace.ClientTrace{
-		GetConn:      func(string) { x.once() },
 		GotConn:      func(httptrace.GotConnInfo) { x.once() },
 		WroteHeaders: func() { x.begun.Store(true) },
 	}

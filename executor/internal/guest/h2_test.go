@@ -188,6 +188,7 @@ func TestH2NeverTwice(t *testing.T) {
 			t.Run(name+" "+body, func(t *testing.T) {
 				var requests atomic.Int32
 				h := script(t, servers2(), func(conn *net.UnixConn, in *bufio.Reader) {
+					context.AfterFunc(t.Context(), func() { conn.Close() }) // net/http may not have seen yet that it is idle
 					in.Discard(len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
 					io.WriteString(conn, noSettings)
 					head := make([]byte, 9)
