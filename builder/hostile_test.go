@@ -37,12 +37,13 @@ for d in ("/var/task", "/usr/lib", "/etc", "/", "/var/layer"):
 
 const attackNode = `
 const fs = require("fs"), net = require("net");
-const attempt = (what, f) => { try { console.error("GOT", what, f()); } catch {} };
+const said = ["ran with " + require("child_process").execSync("command -v node")]; // npm keeps what scripts write to itself
+process.on("exit", () => fs.writeFileSync(__dirname + "/ran", said.join("\n")));
+const attempt = (what, f) => { try { said.push("GOT " + what + " " + f()); } catch {} };
 attempt("key", () => fs.readFileSync("KEY", "utf8"));
 attempt("environment", () => Object.values(process.env).filter((v) => v.includes("lk_secret"))[0].length);
 for (const d of ["/var/task", "/usr/lib", "/etc", "/", "/var/layer"]) attempt("write", () => fs.writeFileSync(d + "/evil", ""));
-net.connect(PORT, "127.0.0.1", () => { console.error("GOT loopback"); process.exit(0); }).on("error", () => process.exit(0));
-fs.writeFileSync(__dirname + "/ran", "yes");
+net.connect(PORT, "127.0.0.1", () => { said.push("GOT loopback"); process.exit(0); }).on("error", () => process.exit(0));
 `
 
 func TestHostilePackages(t *testing.T) {
@@ -53,12 +54,12 @@ func TestHostilePackages(t *testing.T) {
 	}
 	t.Setenv("LAMBENT_TEST_SECRET", "lk_secret")
 	fill := strings.NewReplacer("KEY", key, "PORT", w.Port(t)).Replace
-	check := func(t *testing.T, runtime string, source map[string]string, ran string) {
+	check := func(t *testing.T, runtime string, source map[string]string, ran, with string) {
 		var said []string
 		built := w.Build(t, "attacker", runtime, source, func(line string) { said = append(said, line) })
 		files := w.Files(t, built.Code)
-		if _, ok := files[ran]; !ok {
-			t.Errorf("the script did not run: %v", said)
+		if !strings.HasPrefix(files[ran], "ran "+with) {
+			t.Errorf("the script did not run: %q, %v", files[ran], said)
 		}
 		if text := strings.Join(said, "\n") + files[ran]; strings.Contains(text, "GOT") {
 			t.Errorf("it worked: %s", text)
@@ -66,7 +67,7 @@ func TestHostilePackages(t *testing.T) {
 	}
 
 	t.Run("setup of a Python package", func(t *testing.T) {
-		check(t, "python3.11", map[string]string{
+		check(t, w.Runtime(t, "python3."), map[string]string{
 			"main.py":             "",
 			"requirements.txt":    "./evil\n",
 			"evil/pyproject.toml": "[build-system]\nrequires = []\nbuild-backend = \"backend\"\nbackend-path = [\".\"]\n[project]\nname = \"evil\"\nversion = \"1\"\n",
@@ -83,7 +84,7 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
         z.writestr("evil-1.dist-info/RECORD", "")
     return name
 `,
-		}, "site-packages/evil.txt")
+		}, "site-packages/evil.txt", "")
 	})
 
 	t.Run("script of a Node.js package", func(t *testing.T) {
@@ -92,7 +93,7 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 			"package/attack.js":    fill(attackNode),
 		})
 		sum := sha512.Sum512(archive)
-		check(t, "nodejs20", map[string]string{
+		check(t, w.Runtime(t, "nodejs"), map[string]string{
 			"index.js":     "",
 			"evil.tgz":     string(archive),
 			"package.json": `{"name": "app", "version": "1.0.0", "dependencies": {"evil": "file:evil.tgz"}}`,
@@ -100,7 +101,7 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 				"": {"name": "app", "version": "1.0.0", "dependencies": {"evil": "file:evil.tgz"}},
 				"node_modules/evil": {"version": "1.0.0", "resolved": "file:evil.tgz", "hasInstallScript": true, "integrity": "sha512-` +
 				base64.StdEncoding.EncodeToString(sum[:]) + `"}}}`,
-		}, "node_modules/evil/ran")
+		}, "node_modules/evil/ran", "with /work/bin/node") // the function's own
 	})
 }
 

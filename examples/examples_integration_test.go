@@ -20,12 +20,13 @@ func TestIntegrationExamples(t *testing.T) {
 	env, _ := builder.Environment(os.Environ())
 	w := buildertest.New(t, builder.Options{Egress: builder.AnyHost, Env: env,
 		Builders: map[string]builder.Builder{"python3.": python.Builder{}, "nodejs": nodejs.Builder{}}})
+	py := w.Runtime(t, "python3.")
 	for _, tt := range []struct {
 		name, runtime string
 		argv          []string
 	}{
-		{"thumbnail", "python3.11", []string{"/usr/bin/python3.11", "-B", "-m", "unittest", "-v"}},
-		{"markdown", "nodejs20", []string{"node", "--test"}},
+		{"thumbnail", py, []string{"/usr/bin/" + py, "-B", "-m", "unittest", "-v"}},
+		{"markdown", w.Runtime(t, "nodejs"), []string{"node", "--test"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			files := map[string]string{}

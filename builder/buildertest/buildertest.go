@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -24,6 +25,7 @@ type World struct {
 	Dir     string // holds all
 	o       builder.Options
 	code    *code.Store
+	tier    *process.Executor
 }
 
 // New makes a World that lasts until the test ends. What o lacks is filled in.
@@ -49,7 +51,7 @@ func New(t *testing.T, o builder.Options) *World {
 	}
 	o.Code, o.Runner, o.Logger = store, tier, quiet
 	o.Root = func(string) (string, error) { return tier.Root("go") }
-	w.o, w.code = o, store
+	w.o, w.code, w.tier = o, store, tier
 	w.Restart(t)
 	return w
 }
@@ -61,6 +63,22 @@ func (w *World) Restart(t *testing.T) {
 	if w.Service, err = builder.New(w.o); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Runtime gives the latest runtime of this machine whose name begins so.
+func (w *World) Runtime(t *testing.T, prefix string) string {
+	t.Helper()
+	latest, name := -1, ""
+	for _, runtime := range w.tier.Runtimes() {
+		version, ok := strings.CutPrefix(runtime, prefix)
+		if n, err := strconv.Atoi(version); ok && err == nil && n > latest {
+			latest, name = n, runtime
+		}
+	}
+	if name == "" {
+		t.Fatalf("this machine has no runtime %sN", prefix)
+	}
+	return name
 }
 
 // Put stores a source of those files, whose names may end in a * for executables.

@@ -6,11 +6,15 @@ package golang
 
 import (
 	"context"
+	"go/build"
+	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -49,15 +53,16 @@ mkdir /work/packages
 [ -z "$compiled" ] || cp -rs "$compiled/." /work/packages/
 cd /work/src
 `
-	// prepare gets the modules and compiles what most functions import. What else this one imports is compiled too
-	// as far as that goes: the next step tells what is wrong with it.
+	// prepare gets the modules and compiles what most functions import. What else this one imports, the further
+	// arguments, is compiled too as far as that goes: the next step tells what is wrong with it. What the module is
+	// called is no part of the key.
 	prepare = common + `
-if [ -e go.mod ] && [ ! -e vendor ]; then
+if [ -e go.mod ]; then
+	"$go" mod edit -module=lambent
 	"$go" mod download
 fi
 build net/http encoding/json html/template log/slog
-if [ -e go.mod ]; then set ./...; else set ./*.go; fi
-build -o /dev/null "$@" >/work/said 2>&1 || :
+[ $# = 0 ] || build -o /dev/null -- "$@" >/work/said 2>&1 || :
 cd /work/packages
 rm -rf fuzz README trim.txt testexpire.txt
 find . -type l -delete
@@ -110,10 +115,73 @@ func (Builder) Plan(src builder.Source) (*builder.Plan, error) {
 		Build: &builder.Step{Key: builder.Key("go", version, src.Digest), Script: compile, Args: append([]string{program, compiled, src.Handler}, what...)},
 		Drop:  func(name string) bool { return name == src.Handler || isGo(name) },
 	}
-	if compiled == "" || sums != "" {
-		p.Layer = &builder.Step{Key: builder.Key("go", version, requirements(module), sums), Script: prepare, Args: []string{program, compiled}}
+	layer := &builder.Step{Key: builder.Key("go", version), Files: []string{}, Script: prepare, Args: []string{program, compiled}}
+	if sums != "" && !src.Has("vendor") && !localRE.MatchString(module) {
+		layer.Key, layer.Files = builder.Key(layer.Key, requirements(module), sums), []string{"go.mod", "go.sum"}
+		layer.Args = append(layer.Args, imports(src.FS, module)...)
+	}
+	if compiled == "" || len(layer.Files) > 0 {
+		p.Layer = layer
 	}
 	return p, nil
+}
+
+var (
+	// localRE finds modules of a go.mod that lie in the source.
+	localRE  = regexp.MustCompile(`(?m)=>\s*"?\.{0,2}/`)
+	moduleRE = regexp.MustCompile(`(?m)^module[ \t]+"?([^\s"]+)`)
+)
+
+// maxImports bounds the arguments of a step, in bytes.
+const maxImports = 32 << 10
+
+// imports lists what the program imports of other modules. What cannot be read is left out: the compiler tells.
+func imports(src fs.FS, module string) []string {
+	own := "lambent" // anything
+	if m := moduleRE.FindStringSubmatch(module); m != nil {
+		own = m[1]
+	}
+	files := build.Context{
+		GOOS: "linux", GOARCH: runtime.GOARCH, Compiler: "gc", ReleaseTags: build.Default.ReleaseTags,
+		JoinPath: path.Join,
+		IsDir: func(name string) bool {
+			info, err := fs.Stat(src, name)
+			return err == nil && info.IsDir()
+		},
+		ReadDir: func(name string) (list []fs.FileInfo, err error) {
+			entries, err := fs.ReadDir(src, name)
+			for _, e := range entries {
+				if info, err := e.Info(); err == nil {
+					list = append(list, info)
+				}
+			}
+			return list, err
+		},
+		OpenFile: func(name string) (io.ReadCloser, error) { return src.Open(name) },
+	}
+	others, seen := map[string]bool{}, map[string]bool{".": true}
+	for dirs := []string{"."}; len(dirs) > 0; dirs = dirs[1:] {
+		p, _ := files.ImportDir(dirs[0], 0) // an error comes with what it found until then
+		for _, name := range p.Imports {
+			dir := path.Clean(strings.TrimPrefix(strings.TrimPrefix(name, own), "/"))
+			switch first, _, _ := strings.Cut(name, "/"); {
+			case (name == own || strings.HasPrefix(name, own+"/")) && files.IsDir(dir):
+				if !seen[dir] {
+					seen[dir], dirs = true, append(dirs, dir)
+				}
+			case strings.Contains(first, ".") && first[0] != '.': // otherwise it is of the standard library
+				others[name] = true
+			}
+		}
+	}
+	list := slices.Sorted(maps.Keys(others))
+	room := maxImports
+	for i, name := range list {
+		if room -= len(name); room < 0 {
+			return list[:i]
+		}
+	}
+	return list
 }
 
 // files are the Go files of a source without a module.
@@ -127,7 +195,7 @@ func files(src fs.FS) (list []string, err error) {
 	return list, err
 }
 
-// requirements is what a go.mod says of others: two programs with the same share a layer.
+// requirements is what a go.mod says of others: two programs with the same and the same imports share a layer.
 func requirements(module string) string {
 	lines := slices.DeleteFunc(strings.Split(module, "\n"), func(line string) bool { return strings.HasPrefix(line, "module ") })
 	return strings.Join(lines, "\n")

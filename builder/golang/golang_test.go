@@ -1,6 +1,7 @@
 package golang
 
 import (
+	"maps"
 	"slices"
 	"testing"
 	"testing/fstest"
@@ -39,6 +40,33 @@ func TestPlan(t *testing.T) {
 			t.Errorf("%s: dropped is %v", name, !dropped)
 		}
 	}
+	// The layer's step sees no more than its key covers: what the program requires, and what it imports of that.
+	source := map[string]string{
+		"go.mod": "module a.test/x\n\nrequire b.test/y v1.0.0\n", "go.sum": "b.test/y v1.0.0 h1:x\n",
+		"main.go":           "package main\n\nimport (\n\t\"fmt\"\n\t\"a.test/x/lib\"\n\t\"b.test/y\"\n\t\"a.test/x/elsewhere\"\n\t_ \"-o.test/x\"\n)\n",
+		"lib/lib.go":        "package lib\n\nimport _ \"b.test/y/z\"\n",
+		"lib/other.go":      "package lib\n\nimport a, nonsense\n",
+		"lib/windows.go":    "//go:build windows\n\npackage lib\n\nimport _ \"b.test/y/windows\"\n",
+		"lib/lib_test.go":   "package lib\n\nimport _ \"b.test/y/test\"\n",
+		"unused/unused.go":  "package unused\n\nimport _ \"b.test/y/unused\"\n",
+		"lib/sub/sub.go":    "package sub\n",
+		"secret/secret.txt": "x",
+	}
+	layer := plan(source).Layer
+	if got := layer.Args[2:]; !slices.Equal(got, []string{"-o.test/x", "a.test/x/elsewhere", "b.test/y", "b.test/y/z"}) {
+		t.Errorf("imports %q", got)
+	}
+	if !slices.Equal(layer.Files, []string{"go.mod", "go.sum"}) {
+		t.Errorf("the layer sees %q", layer.Files)
+	}
+	for name, text := range map[string]string{"vendor/modules.txt": "", "go.mod": source["go.mod"] + "replace b.test/y => ./lib\n"} {
+		local := maps.Clone(source)
+		local[name] = text
+		if p := plan(local); p.Layer != nil && (p.Layer.Files == nil || len(p.Layer.Files)+len(p.Layer.Args) > 2) {
+			t.Errorf("with %s the layer sees %q and gets %q", name, p.Layer.Files, p.Layer.Args)
+		}
+	}
+
 	with := func(mod, sum string) string {
 		return plan(map[string]string{"go.mod": mod, "go.sum": sum, "main.go": ""}).Layer.Key
 	}

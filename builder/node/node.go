@@ -30,9 +30,19 @@ var _ builder.Builder = Builder{}
 
 const (
 	modules = "node_modules"
-	// install gets the packages. The lock names their hashes, which npm compares. What npm notes down for itself
-	// is taken out.
+	// install gets the packages with npm, $1, and the Node.js that runs the function, of version $2, which packages'
+	// scripts find too; "" is for any. The lock names their hashes, which npm compares. What npm notes down for itself is
+	// taken out.
 	install = `
+mkdir /work/bin
+for node in /usr/bin/node /usr/local/bin/node; do
+	case $("$node" --version 2>/dev/null) in
+	"v$2".*)
+		ln -s "$node" /work/bin/node
+		break ;;
+	esac
+done
+export PATH=/work/bin:$PATH
 export npm_config_cache=/work/cache npm_config_audit=false npm_config_fund=false npm_config_update_notifier=false NO_COLOR=1
 cp -r /var/task /work/src
 chmod -R u+w /work/src
@@ -68,8 +78,8 @@ func (Builder) Plan(src builder.Source) (*builder.Plan, error) {
 			return nil, lambent.Errorf(lambent.CodeTierUnavailable, "this node cannot compile TypeScript: %s is missing", Esbuild).
 				WithHint("install it with scripts/setup; or deploy JavaScript")
 		}
-		target := "node" + strings.TrimPrefix(src.Runtime, "nodejs")
-		p.Build = &builder.Step{Key: builder.Key("esbuild", version, src.Digest), Script: compile, Args: []string{entry, target, bundle}}
+		p.Build = &builder.Step{Key: builder.Key("esbuild", version, src.Digest), Script: compile,
+			Args: []string{entry, "node" + versionOfRuntime(src.Runtime), bundle}}
 	}
 	if p.Layer == nil && p.Build == nil {
 		return nil, nil
@@ -79,6 +89,15 @@ func (Builder) Plan(src builder.Source) (*builder.Plan, error) {
 			p.Build != nil && (name == bundle || name == bundle+".map")
 	}
 	return p, nil
+}
+
+// versionOfRuntime gives the 20 of nodejs20, and "" for runtimes that run any program.
+func versionOfRuntime(runtime string) string {
+	version, ok := strings.CutPrefix(runtime, "nodejs")
+	if !ok {
+		return ""
+	}
+	return version
 }
 
 // layer makes node_modules; it is nil where there is nothing to install.
@@ -109,7 +128,8 @@ func layer(src builder.Source) (*builder.Step, error) {
 		return nil, lambent.Errorf(lambent.CodeTierUnavailable, "this node cannot install Node.js packages: npm is missing").
 			WithHint("install it with scripts/setup; or put node_modules into the source and deploy with --no-build")
 	}
-	step := &builder.Step{Key: builder.Key("npm", version, text, lock), Files: []string{"package.json", "package-lock.json"}, Script: install, Args: []string{npm}}
+	step := &builder.Step{Key: builder.Key("npm", version, text, lock), Files: []string{"package.json", "package-lock.json"}, Script: install,
+		Args: []string{npm, versionOfRuntime(src.Runtime)}}
 	if localRE.MatchString(lock) {
 		step.Key, step.Files = builder.Key("npm", version, src.Digest), nil
 	}
