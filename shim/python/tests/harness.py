@@ -15,15 +15,17 @@ LIMIT = 20  # seconds that anything may take
 
 
 class Shim:
-    """A started shim over a bundle of the given files."""
+    """A started shim over a bundle of the given files, and of links to others."""
 
-    def __init__(self, files, handler="main.handler", env=None, concurrency=1):
+    def __init__(self, files, handler="main.handler", env=None, concurrency=1, links=()):
         self.task = tempfile.mkdtemp()
         for name, text in files.items():
             path = os.path.join(self.task, name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "w") as file:
                 file.write(text)
+        for path in links:
+            os.symlink(path, os.path.join(self.task, os.path.basename(path)))
         self.sockets = tempfile.mkdtemp()
         self.address = os.path.join(self.sockets, "s")
         listener = socket.socket(socket.AF_UNIX)

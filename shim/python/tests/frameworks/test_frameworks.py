@@ -146,12 +146,8 @@ UPLOAD = (
 
 class FrameworkTest(ShimTest):
     def app(self, code, handler="main:app"):
-        shim = self.start({"main.py": code}, handler=handler, concurrency=100)
-        for name in os.listdir(PACKAGES):
-            os.symlink(os.path.join(PACKAGES, name), os.path.join(shim.task, name))
-        answer = shim.ready()
-        self.assertEqual(answer.status, 204, answer.body)
-        return shim
+        links = [os.path.join(PACKAGES, name) for name in os.listdir(PACKAGES)]
+        return self.shim(code, handler=handler, concurrency=100, links=links)
 
     def call(self, shim, target, method="GET", **kwargs):
         return shim.call(trigger="http", target=target, method=method, **kwargs)
