@@ -52,21 +52,26 @@ type Tree struct {
 }
 
 // Open makes the tree of that name, or opens it with what a crash left in it. It is at the top of the hierarchies
-// or, where we may not write there, in our own group, if that was delegated to us.
+// or, where we may not write there, in our own group, if that was delegated to us. In a container the top may be our
+// own group, which the kernel calls busy as long as we are in it.
 func Open(name string) (*Tree, error) {
 	h, err := detect("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
 	t, err := h.open(name)
-	if !errors.Is(err, fs.ErrPermission) {
+	if !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EROFS) {
 		return t, err
 	}
 	own, err := h.own("/proc/self/cgroup")
 	if err != nil {
 		return nil, err
 	}
-	if t, err = own.delegated(name); err != nil {
+	t, err = own.delegated(name)
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		return nil, fmt.Errorf("other processes are in our control group, so that it cannot be divided: %w", err)
+	case err != nil:
 		return nil, fmt.Errorf("no control group is delegated to user %d: %w", os.Geteuid(), err)
 	}
 	return t, nil

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -240,6 +241,79 @@ func TestRemoveAtOnce(t *testing.T) {
 		if _, err := p.Wait(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// containerEnv tells TestContainer that it runs in one, and how.
+const containerEnv = "LAMBENT_CGROUP_TEST_CONTAINER"
+
+// TestContainer opens a tree where all that is to be seen of version 2 is the group that we are in.
+func TestContainer(t *testing.T) {
+	if how := os.Getenv(containerEnv); how != "" {
+		inContainer(t, how == "crowded")
+		return
+	}
+	h, err := detect("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.version == 1 || os.Geteuid() != 0 {
+		t.Log("only root can make such a group, and only in version 2")
+		return
+	}
+	root := h.dirs["memory"]
+	if err := delegate(root); err != nil {
+		t.Fatal(err)
+	}
+	for _, how := range []string{"alone", "crowded"} {
+		dir := filepath.Join(root, fmt.Sprintf("lambent-test-%d-%s", os.Getpid(), how))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		const script = `echo $$ >"$0/cgroup.procs" && export TEST=/proc/$PPID/exe && exec unshare -Cm sh -c 'umount -l "$0" && mount -t cgroup2 cgroup2 "$0" && exec $TEST -test.v -test.run "^TestContainer$"' "$1"`
+		cmd := exec.Command("/bin/sh", "-c", script, dir, root)
+		cmd.Env = append(os.Environ(), containerEnv+"="+how)
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestContainer ") {
+			t.Errorf("%s: %v\n%s", how, err, out)
+		}
+		for _, d := range []string{"lambent/daemon", "lambent/container", "lambent", ""} {
+			deadline := time.Now().Add(5 * time.Second)
+			for err := remove(filepath.Join(dir, d)); err != nil; err = remove(filepath.Join(dir, d)) {
+				if time.Now().After(deadline) {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}
+}
+
+func inContainer(t *testing.T, crowded bool) {
+	if crowded {
+		other := exec.Command("/bin/sleep", "600")
+		if err := other.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer other.Wait()
+		defer other.Process.Kill()
+		if _, err := Open("container"); err == nil || !strings.Contains(err.Error(), "other processes are in our control group") {
+			t.Errorf("among others: %v", err)
+		}
+		return
+	}
+	tr, err := Open("container")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := tr.Create("one", Limits{Memory: 64 << 20, CPU: 250, Pids: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := start(t, g, "exec true").Wait(); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(tr.Sweep(), tr.Close()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -65,7 +65,7 @@ func TestIntegrationCgroup2(t *testing.T) {
 		t.Errorf("the guest's tests gave %d, %v", code, err)
 	}
 	// An exit code is not proof enough that the tests have run, and of which hierarchy.
-	for _, name := range []string{"TestLimits", "TestOOM", "TestConformance", "TestConformance/ThousandStarts", "TestNested", "TestDelegated"} {
+	for _, name := range []string{"TestLimits", "TestOOM", "TestContainer", "TestConformance", "TestConformance/ThousandStarts", "TestNested", "TestDelegated"} {
 		if !strings.Contains(out.String(), "--- PASS: "+name+" ") {
 			t.Errorf("the guest did not pass %s", name)
 		}
