@@ -50,7 +50,7 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request) {
 	var feeding sync.WaitGroup
 	feeding.Go(func() { c.feed(r.Body) })
 	out := &output{w: w, rc: rc}
-	err = out.copy(c.stdout)
+	err = out.copy(&c.stdout)
 	if err != nil {
 		c.kill() // nobody wants the rest
 	}

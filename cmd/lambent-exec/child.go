@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"runtime"
@@ -38,6 +40,7 @@ type child struct {
 
 func start(argv, env []string) (*child, error) {
 	c := &child{exited: make(chan struct{}), said: make(chan struct{})}
+	pidfd := -1
 	var ours, its []*os.File
 	closeAll := func(files []*os.File) {
 		for _, f := range files {
@@ -56,9 +59,9 @@ func start(argv, env []string) (*child, error) {
 			ours, its = append(ours, r), append(its, w)
 		}
 	}
-	c.stdin, c.stdout, c.stderr = ours[0], stream{ours[1]}, stream{ours[2]}
+	c.stdin, c.stdout, c.stderr = ours[0], stream{File: ours[1]}, stream{File: ours[2]}
 	process, err := os.StartProcess(argv[0], argv, &os.ProcAttr{
-		Env: env, Files: its, Sys: &syscall.SysProcAttr{Setpgid: true},
+		Env: env, Files: its, Sys: &syscall.SysProcAttr{Setpgid: true, PidFD: &pidfd},
 	})
 	closeAll(its)
 	if err != nil {
@@ -66,16 +69,19 @@ func start(argv, env []string) (*child, error) {
 		return nil, err
 	}
 	c.pid = process.Pid
-	go c.wait(process)
+	go c.wait(process, pidfd)
 	go c.log()
 	return c, nil
 }
 
 // wait reaps the program, after what it has left behind in its group is killed: until the program is reaped, no
 // other group can have the number.
-func (c *child) wait(process *os.Process) {
+func (c *child) wait(process *os.Process, pidfd int) {
 	defer close(c.exited)
-	untilExit(c.pid)
+	if err := untilExit(pidfd); err != nil {
+		fmt.Fprintln(os.Stderr, "lambent-exec: waiting for the program:", err)
+		os.Exit(1) // cannot happen: Linux can do this since 5.4
+	}
 	c.mu.Lock()
 	_ = syscall.Kill(-c.pid, syscall.SIGKILL) // fails when nothing is left
 	state, err := process.Wait()
@@ -84,41 +90,85 @@ func (c *child) wait(process *os.Process) {
 	if err == nil {
 		c.state = state
 	}
-	for _, s := range []stream{c.stdout, c.stderr} {
+	for _, s := range []*stream{&c.stdout, &c.stderr} {
 		_ = s.SetReadDeadline(time.Unix(1, 0)) // fails when it has been closed
 	}
 }
 
 // stream is what the program writes. Its deadline passes when the program has ended: what it wrote is there
 // then, and only what has left its process group can hold the stream open any longer.
-type stream struct{ *os.File }
-
-// Read implements io.Reader.
-func (s stream) Read(p []byte) (int, error) {
-	n, err := s.File.Read(p)
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		return n, err
-	}
-	if err := s.SetReadDeadline(time.Now().Add(lastWords)); err != nil {
-		return 0, err
-	}
-	if n, err = s.File.Read(p); errors.Is(err, os.ErrDeadlineExceeded) {
-		err = io.EOF
-	}
-	return n, err
+type stream struct {
+	*os.File
+	ending bool      // the program has ended
+	rest   io.Reader // what was there when the time for last words was over
 }
 
-// untilExit returns when the process has ended, and leaves it to be reaped.
-func untilExit(pid int) {
-	const onePID, exited, leave = 1, 4, 0x01000000 // P_PID, WEXITED, WNOWAIT
-	var info [128]byte
-	for {
-		_, _, errno := syscall.Syscall6(syscall.SYS_WAITID, onePID, uintptr(pid), uintptr(unsafe.Pointer(&info)), exited|leave, 0, 0)
-		runtime.KeepAlive(&info)
-		if errno != syscall.EINTR {
-			return
+// Read implements io.Reader.
+func (s *stream) Read(p []byte) (int, error) {
+	for s.rest == nil {
+		n, err := s.File.Read(p)
+		switch {
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return n, err
+		case s.ending:
+			s.rest = bytes.NewReader(s.held())
+		default:
+			s.ending = true
+			if err := s.SetReadDeadline(time.Now().Add(lastWords)); err != nil {
+				return 0, err
+			}
 		}
 	}
+	return s.rest.Read(p)
+}
+
+// held takes what the pipe holds, whatever the deadline is, and no more.
+func (s *stream) held() []byte {
+	var held []byte
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	_ = raw.Control(func(fd uintptr) { // fails when the stream has been closed
+		const pending = 0x541b // FIONREAD
+		var size int32
+		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, fd, pending, uintptr(unsafe.Pointer(&size))); errno == 0 && size > 0 {
+			held = make([]byte, size)
+			n, _ := syscall.Read(int(fd), held) // never waits
+			held = held[:max(n, 0)]
+		}
+	})
+	return held
+}
+
+// untilExit returns when the process of pidfd has ended, and leaves it to be reaped. A thread that waits for
+// each would count as a process of the sandbox, and Go ends a program that gets no thread.
+func untilExit(pidfd int) error {
+	if err := syscall.SetNonblock(pidfd, true); err != nil { // for the poller of Go's runtime to take it
+		return os.NewSyscallError("fcntl", err)
+	}
+	f := os.NewFile(uintptr(pidfd), "pidfd")
+	defer f.Close()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Read(func(fd uintptr) (done bool) {
+		const byPidfd, exited, leave = 3, 4, 0x01000000 // P_PIDFD, WEXITED, WNOWAIT
+		var info [128]byte                              // siginfo_t, which begins with the signal's number
+		_, _, errno := syscall.Syscall6(syscall.SYS_WAITID, byPidfd, fd, uintptr(unsafe.Pointer(&info)), exited|leave|syscall.WNOHANG, 0, 0)
+		runtime.KeepAlive(&info)
+		switch errno {
+		case 0:
+			return info[0] != 0
+		case syscall.EAGAIN: // as a pidfd that does not block says it
+			return false
+		}
+		failed = os.NewSyscallError("waitid", errno)
+		return true
+	})
+	return cmp.Or(failed, err)
 }
 
 // kill ends the whole group.
