@@ -53,7 +53,7 @@ func Run(ctx context.Context, job Job) (code int, err error) {
 		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", strconv.Itoa(Processors), "-m", strconv.Itoa(MemoryMiB),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
 		"-kernel", filepath.Join(image, "vmlinuz"), "-initrd", initramfs,
-		"-append", "console=ttyS0 loglevel=1 panic=-1 cgroup_no_v1=all random.trust_cpu=on mitigations=off tsc=reliable",
+		"-append", "console=ttyS0 loglevel=1 panic=-1 cgroup_no_v1=all random.trust_cpu=on mitigations=off tsc=unstable clocksource=hpet",
 		"-drive", "file="+filepath.Join(image, "root.ext4")+",if=none,id=root,format=raw,snapshot=on", "-device", "virtio-blk-pci,drive=root")
 	qemu.Env = append(os.Environ(), "TMPDIR="+dir) // for what the guest writes to its disk
 	console, err := qemu.StdoutPipe()
