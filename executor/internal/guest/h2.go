@@ -36,8 +36,10 @@ func newTransport(c *Client) *http.Transport {
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			x := ctx.Value(callKey{}).(*call2)
-			if x.once(); x.stream.Err() != nil {
-				return nil, context.Cause(x.stream)
+			// Begun, it is to be sent again, which must not be; or it was served by a connection that another's dial
+			// made, and this dial, which comes late, is for nobody.
+			if x.begun.Load() {
+				return nil, errRefused
 			}
 			if x.dials.Add(1) > maxDials {
 				return nil, fmt.Errorf("%w: %w", h1.ErrNotSent, syscall.ECONNRESET)
@@ -345,7 +347,7 @@ func (x *call2) translate(err error) error {
 	switch {
 	case x.stream.Err() != nil:
 		return context.Cause(x.stream)
-	case errors.Is(err, h1.ErrNotSent):
+	case errors.Is(err, h1.ErrNotSent), errors.Is(err, errRefused):
 		return err
 	case !x.begun.Load() && (x.body == nil || !x.body.touched.Load()):
 		return fmt.Errorf("%w: %w: %w", h1.ErrNotSent, syscall.ECONNRESET, err) // the connection broke: what it is made by says ErrNotSent itself

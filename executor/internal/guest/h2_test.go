@@ -108,6 +108,23 @@ func TestH2OneConnectionForAll(t *testing.T) {
 	}
 }
 
+// Many that come at once each begin to connect; those that another's connection serves first are not hurt by it.
+func TestH2AllAtOnce(t *testing.T) {
+	const n = 32
+	for range 30 {
+		h, _ := serve2(t, servers2(), func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
+		var all sync.WaitGroup
+		for range n {
+			all.Go(func() {
+				if _, body, err := h.do(t.Context(), call("/", "mine")); body != "mine" || err != nil {
+					t.Errorf("%q, %v", body, err)
+				}
+			})
+		}
+		all.Wait()
+	}
+}
+
 func TestH2Reconnects(t *testing.T) {
 	h, _ := serve2(t, servers2(), func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/last" {
