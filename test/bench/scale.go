@@ -43,8 +43,10 @@ func scale(ctx context.Context, short bool) (err error) {
 		if err := os.CopyFS(data, os.DirFS(template.data)); err != nil {
 			return err
 		}
-		if err := os.Chmod(filepath.Join(data, "admin.key"), 0o600); err != nil {
-			return err
+		for _, key := range []string{"admin.key", "secret.key"} { // CopyFS lets others read what it writes
+			if err := os.Chmod(filepath.Join(data, key), 0o600); err != nil {
+				return err
+			}
 		}
 		began := time.Now()
 		if err := register(ctx, data, template.function, n); err != nil {
