@@ -74,7 +74,7 @@ func checkShares(t *testing.T, a *Alias, n int, got map[string]int) {
 	for _, target := range a.Targets {
 		p := float64(target.Weight) / float64(total)
 		want, deviation := p*float64(n), math.Sqrt(float64(n)*p*(1-p))
-		if math.Abs(float64(got[target.Revision.ID])-want) > 7*deviation { // rare weights have long tails
+		if math.Abs(float64(got[target.Revision.ID])-want) > 5*deviation {
 			t.Errorf("weight %d of %d got %d of %d, want %.0f", target.Weight, total, got[target.Revision.ID], n, want)
 		}
 	}

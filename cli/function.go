@@ -113,12 +113,7 @@ func (a *app) remove() *cobra.Command {
 		if err := c.Delete(cmd.Context(), a.namespace, args[0], 0); err != nil {
 			return err
 		}
-		if a.json {
-			printJSON(cmd.OutOrStdout(), map[string]string{"namespace": a.namespace, "name": args[0]})
-			return nil
-		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s/%s is removed\n", a.namespace, args[0])
-		return err
+		return a.printRemoved(cmd, args[0])
 	}
 	return a.inNamespace(cmd)
 }
