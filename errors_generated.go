@@ -59,6 +59,8 @@ const (
 	CodeBuildFailed Code = "build_failed"
 	// CodeBuildLimit: The build used more time, memory or space than builds may.
 	CodeBuildLimit Code = "build_limit"
+	// CodeCircuitOpen: Starts of this revision failed several times in a row; it is tried again after a while.
+	CodeCircuitOpen Code = "circuit_open"
 	// CodeTierUnavailable: This node cannot give the isolation or the runtime that the function needs.
 	CodeTierUnavailable Code = "tier_unavailable"
 	// CodeSandboxFailed: The sandbox could not be made.
@@ -104,6 +106,7 @@ var codes = map[Code]codeInfo{
 	CodeEgressFailed:     {FaultFunction, 502},
 	CodeBuildFailed:      {FaultFunction, 422},
 	CodeBuildLimit:       {FaultLimit, 422},
+	CodeCircuitOpen:      {FaultFunction, 503},
 	CodeTierUnavailable:  {FaultPlatform, 503},
 	CodeSandboxFailed:    {FaultPlatform, 503},
 	CodeStorageFull:      {FaultPlatform, 507},

@@ -34,6 +34,7 @@ type Invocation struct {
 	Revision *Revision
 	Trigger  string
 	Accepted time.Time // when the door had the request's head
+	Attempt  int       // how often it has been handed to an instance that died with it, and this time; 0 counts as 1
 
 	Method        string
 	Target        string        // origin-form: path and query, as the function shall see them
@@ -60,6 +61,10 @@ type Response struct {
 	ContentLength int64       // -1 when unknown
 	Body          io.ReadCloser
 	Trailer       http.Header // complete once Body gave io.EOF
+	// Drain is closed when an exchange without an end of its own is to be ended, in the way that its protocol has for
+	// that: its revision was replaced, or its node is being stopped or upgraded, Timeouts.Drain ago. Others go on. It
+	// is nil where that never happens.
+	Drain <-chan struct{}
 }
 
 // UpgradedBody is the function's side of a switched connection, both ways. Read and Write may run at the

@@ -19,6 +19,7 @@ type Record struct {
 	Status    int       `json:"status,omitempty"`
 	Error     *Error    `json:"error,omitempty"`
 	Instance  string    `json:"instance,omitempty"`
+	Attempt   int       `json:"attempt,omitempty"` // from 2 on, where an instance has died with it before
 	Cold      bool      `json:"cold,omitempty"`
 	BytesIn   int64     `json:"bytes_in"`
 	BytesOut  int64     `json:"bytes_out"`

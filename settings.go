@@ -29,32 +29,40 @@ type Settings struct {
 	Queue        int               `json:"queue,omitempty"`         // requests that may wait, 1 to 100000; default 1000
 	KeepAlive    Duration          `json:"keep_alive,omitempty"`    // how long an idle instance stays; default 10m
 	Timeouts     Timeouts          `json:"timeouts,omitzero"`
-	MaxBody      int64             `json:"max_body,omitempty"` // request body bytes, -1 for no limit; default 6 MiB for handlers of events, none for all others
-	Reuse        string            `json:"reuse,omitempty"`    // "always" (default), or "never": a fresh instance for every request
-	Auth         string            `json:"auth,omitempty"`     // "public" or "key"; empty: public while the functions listener is loopback
-	Env          map[string]string `json:"env,omitempty"`      // 4 KiB in all
-	Secrets      map[string]string `json:"secrets,omitempty"`  // names of secrets, by the name of the environment variable, or the file below /run/secrets, that gives the value to the code
-	Egress       []string          `json:"egress,omitempty"`   // what the code may connect to, none by default; see EgressRule
+	MaxBody      int64             `json:"max_body,omitempty"`   // request body bytes, -1 for no limit; default 6 MiB for handlers of events, none for all others
+	Reuse        string            `json:"reuse,omitempty"`      // "always" (default), or "never": a fresh instance for every request
+	Idempotent   string            `json:"idempotent,omitempty"` // requests that may be sent again when an instance died with them: "never" (default), "key" (those with an Idempotency-Key), or "always"
+	Auth         string            `json:"auth,omitempty"`       // "public" or "key"; empty: public while the functions listener is loopback
+	Env          map[string]string `json:"env,omitempty"`        // 4 KiB in all
+	Secrets      map[string]string `json:"secrets,omitempty"`    // names of secrets, by the name of the environment variable, or the file below /run/secrets, that gives the value to the code
+	Egress       []string          `json:"egress,omitempty"`     // what the code may connect to, none by default; see EgressRule
 }
 
-// Timeouts are the four limits in time of an invocation, each from 1ms to 24h.
+// Timeouts are the limits in time of an invocation, each from 1ms to 24h.
 type Timeouts struct {
 	Queue     Duration `json:"queue,omitempty"`      // waiting for an instance, its start included; default 30s
 	FirstByte Duration `json:"first_byte,omitempty"` // from hand-over to the response's head; default 30s
 	Idle      Duration `json:"idle,omitempty"`       // between two bytes of a response or stream; default 5m
 	Total     Duration `json:"total,omitempty"`      // from acceptance to the last byte; default 30s for handlers, 24h for servers and fetch
+	// Drain is how long exchanges without an end of their own, WebSockets and event streams, go on when their revision
+	// has been replaced or their node is stopped or upgraded; default 1m. Then they are ended as their protocol has it.
+	Drain Duration `json:"drain,omitempty"`
 }
 
-// The values of Settings.Reuse, Auth, Protocol and Tier.
+// The values of Settings.Reuse, Idempotent, Auth, Protocol and Tier.
 const (
-	ReuseAlways   = "always"
-	ReuseNever    = "never"
-	AuthPublic    = "public"
-	AuthKey       = "key"
-	ProtocolHTTP1 = "http1"
-	ProtocolH2C   = "h2c"
-	TierProcess   = "process"
-	TierBuiltin   = "builtin" // the platform's own code, in its own process: nothing of the user's runs
+	ReuseAlways = "always"
+	ReuseNever  = "never"
+	// An instance may die with a request. IdempotentNever: it fails. The others send it to another instance.
+	IdempotentNever  = "never"
+	IdempotentKey    = "key"
+	IdempotentAlways = "always"
+	AuthPublic       = "public"
+	AuthKey          = "key"
+	ProtocolHTTP1    = "http1"
+	ProtocolH2C      = "h2c"
+	TierProcess      = "process"
+	TierBuiltin      = "builtin" // the platform's own code, in its own process: nothing of the user's runs
 )
 
 const (
@@ -63,6 +71,9 @@ const (
 	maxTimeout     = Duration(24 * time.Hour)
 	handlerMaxBody = 6 << 20
 )
+
+// DefaultDrain is that of Timeouts.Drain; revisions that are older than the setting have it too.
+const DefaultDrain = Duration(time.Minute)
 
 var envNameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
@@ -82,6 +93,8 @@ func (s Settings) Complete() (Settings, error) {
 	s.Queue = cmp.Or(s.Queue, 1000)
 	s.KeepAlive = cmp.Or(s.KeepAlive, Duration(10*time.Minute))
 	s.Reuse = cmp.Or(s.Reuse, ReuseAlways)
+	s.Idempotent = cmp.Or(s.Idempotent, IdempotentNever)
+	s.Timeouts.Drain = cmp.Or(s.Timeouts.Drain, DefaultDrain)
 	s.Timeouts.Queue = cmp.Or(s.Timeouts.Queue, Duration(30*time.Second))
 	s.Timeouts.FirstByte = cmp.Or(s.Timeouts.FirstByte, Duration(30*time.Second))
 	s.Timeouts.Idle = cmp.Or(s.Timeouts.Idle, Duration(5*time.Minute))
@@ -125,7 +138,7 @@ func (s Settings) check(rt Runtime) error {
 	}{
 		{"timeouts.queue", s.Timeouts.Queue}, {"timeouts.first_byte", s.Timeouts.FirstByte},
 		{"timeouts.idle", s.Timeouts.Idle}, {"timeouts.total", s.Timeouts.Total},
-		{"keep_alive", s.KeepAlive},
+		{"timeouts.drain", s.Timeouts.Drain}, {"keep_alive", s.KeepAlive},
 	} {
 		if f.v < Duration(time.Millisecond) || f.v > maxTimeout {
 			return invalid(f.field, "%s is not between 1ms and 24h", f.v)
@@ -142,6 +155,9 @@ func (s Settings) check(rt Runtime) error {
 	}
 	if s.Reuse != ReuseAlways && s.Reuse != ReuseNever {
 		return invalid("reuse", "%q is neither %q nor %q", s.Reuse, ReuseAlways, ReuseNever)
+	}
+	if s.Idempotent != IdempotentNever && s.Idempotent != IdempotentKey && s.Idempotent != IdempotentAlways {
+		return invalid("idempotent", "%q is none of %q, %q and %q", s.Idempotent, IdempotentNever, IdempotentKey, IdempotentAlways)
 	}
 	if s.Auth != "" && s.Auth != AuthPublic && s.Auth != AuthKey {
 		return invalid("auth", "%q is neither %q nor %q", s.Auth, AuthPublic, AuthKey)

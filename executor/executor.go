@@ -83,6 +83,43 @@ var ErrBusy = errors.New("the function may still be working on the request")
 // ErrNotSent means that no byte of the request reached the function.
 var ErrNotSent = errors.New("the request was not handed over")
 
+// Adopter is an executor whose instances outlive the process that started them, however that ended, and can be
+// answered for by another. One process at a time answers for an instance: it reads its logs and clears it away.
+type Adopter interface {
+	// Left gives the instances in the executor's folder that this process does not answer for.
+	Left() ([]Left, error)
+	// Adopt answers for the instance that spec.ID names from now on. What spec says besides is as it was at its
+	// start, CodeDir excepted, which is not needed. inFlight are the invocations that the process before goes on to serve
+	// with it, none after a crash. It returns when the instance has said that it is ready, unless it
+	// serves some; an instance that is busy with a request of the dead, and would serve it alone, is none that can
+	// be adopted. On error the instance is as it was.
+	Adopt(ctx context.Context, spec Spec, inFlight []string) (Adopted, error)
+	// Sweep ends the instances that are left, and clears away what is left of those that have ended.
+	Sweep() error
+}
+
+// Left is an instance that a process answered for which has ended, or gives it up.
+type Left struct {
+	ID       string
+	Revision *lambent.Revision
+	// Same tells whether these are the values of secrets that it was started with.
+	Same func(secrets map[string]string) bool
+}
+
+// Adopted is an instance that was adopted.
+type Adopted interface {
+	Instance
+	// Ended says that the process before has come to the end of an invocation.
+	Ended(invocation string)
+}
+
+// Leaver is an instance that another process can answer for.
+type Leaver interface {
+	// Leave ends answering for it: its logs are read to here, and closing the executor leaves it alone. The requests
+	// under way go on; Stop ends nothing any more.
+	Leave()
+}
+
 // Runner is an executor that can also run a program to its end, in the same sandbox as functions get. A job
 // has a scratch folder of its own and writes what comes of it to a pipe, so that nothing of the host is
 // ever writable.
