@@ -11,6 +11,7 @@ type SystemEvent struct {
 	Function  string    `json:"function,omitempty"`
 	Revision  string    `json:"revision,omitempty"`
 	Instance  string    `json:"instance,omitempty"`
+	Reason    Reason    `json:"reason,omitempty"`   // of instance.stopped, node.started, and the error code of start.failed
 	Text      string    `json:"text,omitempty"`     // what happened and why, for people
 	Exit      *Exit     `json:"exit,omitempty"`     // of instance.exited
 	Phases    Phases    `json:"phases_ms,omitzero"` // of instance.started
@@ -35,4 +36,34 @@ const (
 	EventUpgradeFailed   EventKind = "upgrade.failed" // the process before goes on to serve
 	EventStorageFull     EventKind = "storage.full"
 	EventStorageFree     EventKind = "storage.free"
+)
+
+// EventKinds are all kinds.
+var EventKinds = []EventKind{
+	EventInstanceStarted, EventInstanceAdopted, EventInstanceStopped, EventInstanceExited, EventStartFailed,
+	EventCircuitOpened, EventCircuitClosed, EventNodeStarted, EventNodeStopping,
+	EventUpgradeBegun, EventUpgradeDone, EventUpgradeFailed, EventStorageFull, EventStorageFree,
+}
+
+// Reason says why something happened, in a word that metrics can count by.
+type Reason string
+
+// Why an instance was stopped.
+const (
+	ReasonIdle     Reason = "idle"     // for its keep-alive time
+	ReasonRetired  Reason = "retired"  // its revision gets no new traffic
+	ReasonStale    Reason = "stale"    // a secret that it was started with has changed
+	ReasonEvicted  Reason = "evicted"  // its place was needed for another
+	ReasonCut      Reason = "cut"      // a request of it was past its time, or its client gone
+	ReasonUsed     Reason = "used"     // its function asks for a new one for each request
+	ReasonUnwanted Reason = "unwanted" // it was left by the process before, and nothing refers to it
+	ReasonShutdown Reason = "shutdown" // its node stops
+)
+
+// What a start of a node came after.
+const (
+	ReasonFirst   Reason = "first" // nothing: the data folder is new
+	ReasonClean   Reason = "clean" // a stop
+	ReasonCrash   Reason = "crash" // a process that said no good-bye
+	ReasonUpgrade Reason = "upgrade"
 )
