@@ -29,7 +29,7 @@ const (
 	CodeBundleTooLarge Code = "bundle_too_large"
 	// CodeBodyTooLarge: The request body is over the function's limit.
 	CodeBodyTooLarge Code = "body_too_large"
-	// CodeQueueFull: Too many requests already wait for this revision, or builds for their turn.
+	// CodeQueueFull: Too many requests already wait for this revision, builds for their turn, or events for who follows them.
 	CodeQueueFull Code = "queue_full"
 	// CodeQueueTimeout: No instance became free within the queue timeout.
 	CodeQueueTimeout Code = "queue_timeout"

@@ -31,6 +31,7 @@ import (
 	"lambent/observe/logs"
 	"lambent/observe/metric"
 	"lambent/observe/record"
+	"lambent/observe/system"
 	"lambent/secret"
 	"lambent/store/jetstream"
 )
@@ -72,6 +73,7 @@ type node struct {
 	code     *code.Store
 	logs     *logs.Store
 	records  *record.Store
+	events   *system.Store
 	metrics  *metric.Metrics
 	tiers    tiers
 	builds   *builder.Service
@@ -108,6 +110,9 @@ func (n *node) open(ctx context.Context) (err error) {
 	if n.records, err = record.Open(record.Options{Dir: n.cfg.path("records"), Logger: n.log}); err != nil {
 		return err
 	}
+	if n.events, err = system.Open(system.Options{Dir: n.cfg.path("events"), Logger: n.log}); err != nil {
+		return err
+	}
 	tier, err := process.New(process.Options{Dir: n.cfg.path("run"), Logger: n.log, Unsandboxed: n.cfg.Unsandboxed,
 		Egress: egress.New(egress.Options{Permit: n.cfg.EgressPermit, Own: n.listeners.addresses})})
 	if err != nil {
@@ -118,14 +123,17 @@ func (n *node) open(ctx context.Context) (err error) {
 	if err := n.openBuilds(tier); err != nil {
 		return err
 	}
+	n.metrics = metric.New(metric.Options{Pools: n.pools(), Lost: map[string]func() uint64{
+		"records": n.records.Lost, "log_lines": n.logs.Lost, "system_events": n.events.Lost}})
+	n.recount()
 	n.dispatch = dispatch.New(dispatch.Options{
 		Executors: n.tiers,
 		Tree:      n.code.Tree,
 		Secrets:   n.secrets.Values,
 		Log:       n.logs.Add,
+		Event:     n.event,
 		Logger:    n.log,
 	})
-	n.metrics = metric.New(metric.Options{Pools: n.pools(), Lost: map[string]func() uint64{"records": n.records.Lost, "log_lines": n.logs.Lost}})
 	n.invoker = observe.Wrap(n.dispatch, n.records.Add, n.metrics.Add)
 	return n.watch(ctx)
 }
@@ -213,12 +221,14 @@ func (n *node) serve(ctx context.Context) error {
 		})
 	}
 	if err = n.cfg.writeEndpoints(endpoints); err == nil {
+		n.started()
 		n.cfg.Serving(endpoints)
 		select {
 		case <-ctx.Done():
 		case err = <-failed:
 		}
 	}
+	n.stopping(err)
 	stop()
 	n.drain(public, private)
 	serving.Wait()
@@ -261,6 +271,9 @@ func (n *node) close() error {
 	}
 	done("tiers", n.tiers.close())
 	n.watching.Wait()
+	if n.events != nil {
+		done("system events", n.events.Close())
+	}
 	if n.records != nil {
 		done("records", n.records.Close())
 	}

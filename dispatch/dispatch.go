@@ -31,7 +31,8 @@ type Options struct {
 	Tree      func(ctx context.Context, digest string) (dir string, err error)
 	// Secrets gives the values of Settings.Secrets, by their targets; nil where there are none.
 	Secrets      func(ctx context.Context, r *lambent.Revision) (map[string]string, error)
-	Log          func(lambent.LogLine) // what instances write; must not block
+	Log          func(lambent.LogLine)     // what instances write; must not block
+	Event        func(lambent.SystemEvent) // what happens to instances; must not block
 	Logger       *slog.Logger
 	StartTimeout time.Duration // of one start, its wait for a turn included; default 30s
 	Starts       int           // starts at a time on this node; default 2 per CPU, at least 4
@@ -61,6 +62,9 @@ func New(opt Options) *Dispatcher {
 	}
 	if opt.Log == nil {
 		opt.Log = func(lambent.LogLine) {}
+	}
+	if opt.Event == nil {
+		opt.Event = func(lambent.SystemEvent) {}
 	}
 	def := func(d *time.Duration, v time.Duration) {
 		if *d == 0 {

@@ -30,7 +30,7 @@ type Pool struct {
 type Options struct {
 	// Pools gives the pools there are; it is called at every scrape. Nil means none.
 	Pools iter.Seq[Pool]
-	// Lost gives how many of a kind ("records", "log_lines") could not be kept.
+	// Lost gives how many of a kind ("records", "log_lines", "system_events") could not be kept.
 	Lost map[string]func() uint64
 }
 
@@ -43,6 +43,8 @@ type Metrics struct {
 	invocations, errors, timeouts, coldstarts *prometheus.CounterVec
 	duration, start                           *prometheus.HistogramVec
 	phases                                    [lambent.PhaseRespond + 1]prometheus.Observer
+
+	events *events
 }
 
 type function struct{ namespace, name string }
@@ -76,6 +78,7 @@ func New(opt Options) *Metrics {
 		duration:    histogram("faas_invoke_duration_seconds", "Time from hand-over to the last byte of the answer.", labels...),
 		start:       histogram("faas_init_duration_seconds", "Time that cold invocations' instances took to start.", labels...),
 	}
+	m.events = newEvents(m.registry)
 	for p := range m.phases {
 		m.phases[p] = phases.WithLabelValues(lambent.Phase(p).String())
 	}
@@ -86,7 +89,7 @@ func New(opt Options) *Metrics {
 	}
 	for kind, count := range opt.Lost {
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "lambent_lost_total", Help: "Records and log lines that could not be kept.",
+			Name: "lambent_lost_total", Help: "Records, log lines and system events that could not be kept.",
 			ConstLabels: prometheus.Labels{"kind": kind},
 		}, func() float64 { return float64(count()) }))
 	}

@@ -94,6 +94,33 @@ func TestLost(t *testing.T) {
 	wants(t, scrape(t, m), `lambent_lost_total{kind="records"} 0`, `lambent_lost_total{kind="log_lines"} 7`)
 }
 
+func TestEvents(t *testing.T) {
+	m := New(Options{})
+	wants(t, scrape(t, m), `lambent_instance_exits_total{reason="oom"} 0`, `lambent_node_starts_total{after="crash"} 0`)
+	stopped := lambent.SystemEvent{Kind: lambent.EventInstanceStopped, Reason: lambent.ReasonIdle, Namespace: "ns", Function: "f"}
+	exited := func(e *lambent.Exit) lambent.SystemEvent {
+		return lambent.SystemEvent{Kind: lambent.EventInstanceExited, Exit: e}
+	}
+	for _, e := range []lambent.SystemEvent{
+		{Kind: lambent.EventInstanceStarted}, {Kind: lambent.EventInstanceStarted}, {Kind: lambent.EventInstanceAdopted},
+		stopped, exited(&lambent.Exit{OOM: true, Signal: "SIGKILL"}), exited(&lambent.Exit{Signal: "SIGSEGV"}),
+		exited(&lambent.Exit{}), exited(&lambent.Exit{Code: 3}), exited(&lambent.Exit{Err: "mount"}), exited(nil),
+		{Kind: lambent.EventStartFailed, Reason: lambent.Reason(lambent.CodeStartTimeout)},
+		{Kind: lambent.EventNodeStarted, Reason: lambent.ReasonCrash}, {Kind: lambent.EventNodeStopping},
+		{Kind: lambent.EventUpgradeBegun}, {Kind: lambent.EventUpgradeFailed}, {Kind: lambent.EventUpgradeDone},
+	} {
+		m.Event(e)
+	}
+	wants(t, scrape(t, m),
+		`lambent_instance_starts_total 2`, `lambent_instance_adoptions_total 1`,
+		`lambent_instance_stops_total{reason="idle"} 1`, `lambent_instance_stops_total{reason="retired"} 0`,
+		`lambent_instance_exits_total{reason="oom"} 1`, `lambent_instance_exits_total{reason="signal"} 1`,
+		`lambent_instance_exits_total{reason="code"} 2`, `lambent_instance_exits_total{reason="sandbox"} 2`,
+		`lambent_start_failures_total{code="start_timeout"} 1`, `lambent_node_starts_total{after="crash"} 1`,
+		`lambent_upgrades_total{outcome="done"} 1`, `lambent_upgrades_total{outcome="failed"} 1`,
+	)
+}
+
 func TestPools(t *testing.T) {
 	m := New(Options{Pools: slices.Values([]Pool{
 		{"ns", "a", 2, 1, 3, 4},

@@ -1,13 +1,11 @@
-package record
+package journal
 
 import (
 	"bytes"
-	"encoding/binary"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,40 +14,8 @@ import (
 	"sync"
 	"time"
 
-	"lambent"
 	"lambent/observe/internal/lines"
 )
-
-const maxBatch = 256 << 10 // bytes
-
-// batch is records as lines of JSON.
-type batch struct {
-	text    []byte
-	records int
-}
-
-func (b *batch) reset() { b.text, b.records = b.text[:0], 0 }
-
-func (b *batch) add(r *lambent.Record) {
-	line, err := json.Marshal(r)
-	if err != nil {
-		panic(err) // a Record always marshals
-	}
-	b.text = append(append(b.text, line...), '\n')
-	b.records++
-}
-
-// fill adds what queue has, up to a bound.
-func (b *batch) fill(queue <-chan *lambent.Record) {
-	for len(b.text) < maxBatch {
-		select {
-		case r := <-queue:
-			b.add(r)
-		default:
-			return
-		}
-	}
-}
 
 // segments is a row of append-only files. Each is named for the Unix millisecond at which it began, so that
 // the time in an id tells where to begin to look for it.
@@ -154,45 +120,26 @@ func (s *segments) list() []int64 {
 	return s.starts
 }
 
-// get looks for a record. It is written when its invocation has ended, so no file that had ended when
-// the invocation was accepted can have it.
-func (s *segments) get(id string) (r lambent.Record, ok bool) {
-	accepted, ok := milliseconds(id)
-	if !ok {
-		return r, false
-	}
-	starts := s.list()
-	for i, start := range starts {
-		if i+1 < len(starts) && starts[i+1] < accepted {
-			continue
-		}
-		for line := range s.lines(start, []byte(id)) {
-			if json.Unmarshal(line, &r) == nil && r.ID == id {
-				return r, true
-			}
-		}
-	}
-	return lambent.Record{}, false
-}
-
-// backwards gives the records of a function, the latest first.
-func (s *segments) backwards(namespace, function string, yield func(*lambent.Record) bool) {
-	mark := []byte(namespace)
-	if function != "" {
-		mark = fmt.Appendf(nil, `"function":%q`, function)
-	}
-	for _, start := range slices.Backward(s.list()) {
-		for line := range s.lines(start, mark) {
-			var r lambent.Record
-			if json.Unmarshal(line, &r) == nil && !yield(&r) {
+// backwards gives the lines that hold mark, the last first, without those of files that were complete before since,
+// in Unix milliseconds.
+func (s *segments) backwards(mark []byte, since int64) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		starts := s.list()
+		for i, start := range slices.Backward(starts) {
+			if i+1 < len(starts) && starts[i+1] < since {
 				return
+			}
+			for line := range s.lines(start, mark) {
+				if !yield(line) {
+					return
+				}
 			}
 		}
 	}
 }
 
 // lines gives the lines of a file that hold mark, the last first. Of a file that is gone there are none.
-func (s *segments) lines(start int64, mark []byte) func(yield func([]byte) bool) {
+func (s *segments) lines(start int64, mark []byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		text, err := os.ReadFile(s.path(start))
 		if err != nil {
@@ -207,16 +154,4 @@ func (s *segments) lines(start int64, mark []byte) func(yield func([]byte) bool)
 			text = text[:i]
 		}
 	}
-}
-
-// milliseconds gives the time of a UUIDv7.
-func milliseconds(id string) (int64, bool) {
-	if len(id) != 36 {
-		return 0, false
-	}
-	var raw [8]byte
-	if _, err := hex.Decode(raw[2:], []byte(id[:8]+id[9:13])); err != nil {
-		return 0, false
-	}
-	return int64(binary.BigEndian.Uint64(raw[:])), true
 }
