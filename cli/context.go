@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"lambent"
+	"lambent/internal/durable"
 )
 
 const defaultURL = "http://127.0.0.1:8081"
@@ -46,18 +47,7 @@ func WriteContext(url, keyFile, caFile string) (path string, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".context-*")
-	if err != nil {
-		return "", err
-	}
-	_, err = f.Write(append(raw, '\n'))
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
-	}
-	return path, nil
+	return path, durable.WriteFile(path, append(raw, '\n'), 0o600)
 }
 
 // endpoint is where commands send their requests.

@@ -27,6 +27,7 @@ import (
 
 	"lambent"
 	"lambent/internal/bundle"
+	"lambent/internal/durable"
 )
 
 // DefaultReserve is the default of Options.Reserve, in bytes.
@@ -81,7 +82,7 @@ func Open(opts Options) (*Store, error) {
 		}
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	return s, syncDir(opts.Dir)
+	return s, durable.SyncDir(opts.Dir)
 }
 
 // Close stops the unpacking under way and waits for its end.
@@ -115,10 +116,14 @@ func (s *Store) Put(ctx context.Context, r io.Reader) (digest string, size int64
 	}
 	digest = digestOf(sum)
 	// An existing bundle is replaced: it is the same, or it is damaged.
-	if err := os.Rename(out.Name(), s.bundlePath(digest)); err != nil {
-		return "", 0, err
+	had := s.Has(digest)
+	if err := durable.Rename(out.Name(), s.bundlePath(digest)); err != nil {
+		if !had { // nobody shall take it for one that stays
+			_ = os.Remove(s.bundlePath(digest))
+		}
+		return "", 0, failure(err)
 	}
-	return digest, out.written, syncDir(s.bundles)
+	return digest, out.written, nil
 }
 
 // Has tells whether the bundle is here; not whether it is whole.
@@ -255,12 +260,4 @@ func (r *reader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return r.r.Read(p)
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lambent"
+	"lambent/internal/durable"
 )
 
 // unpack is one bundle being unpacked, for all who wait for it.
@@ -109,10 +110,7 @@ func settle(temp, path string) error {
 	if err := unix.Syncfs(int(dir.Fd())); err != nil {
 		return fmt.Errorf("syncfs %s: %w", temp, err)
 	}
-	if err := os.Rename(temp, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return durable.Rename(temp, path)
 }
 
 // extract unpacks a bundle into dir and compares it with its digest.

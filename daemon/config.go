@@ -4,11 +4,11 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"time"
 
 	"lambent/builder"
+	"lambent/internal/durable"
 	"lambent/internal/keypair"
 )
 
@@ -68,15 +68,10 @@ func (c *Config) complete() {
 
 func (c *Config) path(name string) string { return filepath.Join(c.Data, name) }
 
-// writeEndpoints makes endpoints.json appear whole.
 func (c *Config) writeEndpoints(e Endpoints) error {
 	raw, err := json.MarshalIndent(e, "", "  ")
 	if err != nil {
 		return err
 	}
-	temp := c.path(".endpoints.json")
-	if err := os.WriteFile(temp, append(raw, '\n'), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(temp, c.path("endpoints.json"))
+	return durable.WriteFile(c.path("endpoints.json"), append(raw, '\n'), 0o644)
 }

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 
 	"lambent"
@@ -25,6 +24,7 @@ import (
 	"lambent/executor/process"
 	"lambent/gateway"
 	"lambent/gateway/route"
+	"lambent/internal/durable"
 	"lambent/internal/egress"
 	"lambent/internal/embednats"
 	"lambent/observe"
@@ -40,7 +40,7 @@ import (
 // error if it could not start or stop cleanly.
 func Run(ctx context.Context, cfg Config) error {
 	cfg.complete()
-	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+	if err := durable.MkdirAll(cfg.Data, 0o700); err != nil {
 		return err
 	}
 	held, err := lock(cfg.path("lock"))
@@ -48,6 +48,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer held.Close()
+	if err := durable.RemoveUnfinished(cfg.Data); err != nil {
+		return err
+	}
 	n := &node{cfg: cfg, log: cfg.Logger, table: route.New()}
 	err = n.open(ctx)
 	if err == nil {

@@ -2,12 +2,12 @@
 package keyfile
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
+
+	"lambent/internal/durable"
 )
 
 // ModeError says that others than its owner can use a file.
@@ -44,33 +44,5 @@ func Read(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxSize))
 }
 
-// Write makes the file appear whole or not at all, also when the machine stops, for its owner only. When it
-// returned nil, content is what the file holds for good. There must be one writer at a time.
-func Write(path string, content []byte) (err error) {
-	dir := filepath.Dir(path)
-	// One name, so that what a crash leaves of it does not stay beside the next one.
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	if err := f.Chmod(0o600); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	_, err = f.Write(content)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
+// Write makes content what the file holds, for its owner only; see [durable.WriteFile].
+func Write(path string, content []byte) error { return durable.WriteFile(path, content, 0o600) }

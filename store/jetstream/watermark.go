@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"syscall"
+
+	"lambent/internal/durable"
 )
 
 // state is what the watermark remembers of the stream: all that was acknowledged.
@@ -64,26 +64,7 @@ func readWatermark(path string) (state, error) {
 }
 
 // createWatermark makes the file, whole or not at all, in place of any other.
-func createWatermark(path string, s state) error {
-	temp := path + ".new"
-	f, err := os.Create(temp)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(s.line())
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
+func createWatermark(path string, s state) error { return durable.WriteFile(path, s.line(), 0o600) }
 
 func openWatermark(path string) (*watermark, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_DSYNC, 0)
