@@ -21,6 +21,7 @@ func (d *Dispatcher) hand(ctx context.Context, l *lease, inv *lambent.Invocation
 		return nil, err
 	}
 	inv.Outcome.Status = resp.Status
+	resp.Drain = l.drain
 	b := body{inner: resp.Body, lease: l, inv: inv, head: head}
 	if up, ok := resp.Body.(lambent.UpgradedBody); ok {
 		resp.Body = &upgradedBody{b, up}
@@ -38,7 +39,7 @@ func (l *lease) judge(err error) verdict {
 	busy := errors.Is(err, executor.ErrBusy)
 	switch {
 	case code == lambent.CodeInstanceExited, code == lambent.CodeMemoryExceeded, code == lambent.CodeInstanceStopped:
-		return kill // it is dead already; what is left of it goes too
+		return dead
 	case alone && (busy || timeout):
 		return kill
 	case timeout:

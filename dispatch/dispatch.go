@@ -51,6 +51,9 @@ type Dispatcher struct {
 	closing context.Context
 	close   context.CancelFunc // cancels starts
 	tasks   tasks              // starts and stops under way
+	shared  sync.Map           // instance id -> *instance that the process before serves some invocation with
+	// drainBound is BeginDrain's, nil before.
+	drainBound atomic.Pointer[time.Duration]
 }
 
 var _ lambent.Invoker = (*Dispatcher)(nil)
@@ -121,7 +124,7 @@ func (d *Dispatcher) lease(ctx context.Context, inv *lambent.Invocation, deadlin
 	if deadline.Before(limit) {
 		limit = deadline
 	}
-	l, err := d.acquire(ctx, inv.Revision, limit)
+	l, err := d.acquire(ctx, inv, limit)
 	wait := time.Since(inv.Accepted)
 	if err != nil {
 		inv.Outcome.Phases[lambent.PhaseQueue] = wait
@@ -137,13 +140,13 @@ func (d *Dispatcher) lease(ctx context.Context, inv *lambent.Invocation, deadlin
 	return l, nil
 }
 
-// acquire takes a slot in the pool of rev, whichever pool that is by then.
-func (d *Dispatcher) acquire(ctx context.Context, rev *lambent.Revision, limit time.Time) (*lease, error) {
+// acquire takes a slot in the pool of the revision, whichever pool that is by then.
+func (d *Dispatcher) acquire(ctx context.Context, inv *lambent.Invocation, limit time.Time) (*lease, error) {
 	for {
 		if d.refuse.Load() {
 			return nil, errShuttingDown()
 		}
-		if l, err := d.pool(rev).acquire(ctx, limit); !errors.Is(err, errPoolGone) {
+		if l, err := d.pool(inv.Revision).acquire(ctx, inv.ID, limit); !errors.Is(err, errPoolGone) {
 			return l, err
 		}
 	}
@@ -158,8 +161,12 @@ func (d *Dispatcher) pool(rev *lambent.Revision) *pool {
 	if p, ok := d.pools.Load(key); ok {
 		return p.(*pool)
 	}
-	p, _ := d.pools.LoadOrStore(key, &pool{d: d, rev: rev, key: key, all: map[*instance]struct{}{}})
-	return p.(*pool)
+	v, loaded := d.pools.LoadOrStore(key, &pool{d: d, rev: rev, key: key, all: map[*instance]struct{}{}, streams: drainage{over: make(chan struct{})}})
+	p := v.(*pool)
+	if bound := d.drainBound.Load(); bound != nil && !loaded { // BeginDrain may have come too early for it
+		p.drainStreams(*bound)
+	}
+	return p
 }
 
 // Ready returns when rev has an instance that is ready, which it starts if need be, and how long that
@@ -172,12 +179,13 @@ func (d *Dispatcher) Ready(ctx context.Context, rev *lambent.Revision) (lambent.
 		p := d.pool(rev)
 		p.mu.Lock()
 		p.retired = false
+		p.reviveStreams()
 		alive := len(p.all) > p.draining
 		p.mu.Unlock()
 		if alive {
 			return lambent.Phases{}, nil
 		}
-		l, err := p.acquire(ctx, time.Now().Add(d.opt.StartTimeout))
+		l, err := p.acquire(ctx, "", time.Now().Add(d.opt.StartTimeout))
 		switch {
 		case errors.Is(err, errPoolGone):
 			continue

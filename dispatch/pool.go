@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -8,7 +9,6 @@ import (
 	"time"
 
 	"lambent"
-	"lambent/executor"
 )
 
 // errPoolGone means that the pool was empty and has been dropped from the dispatcher: look it up again.
@@ -32,35 +32,8 @@ type pool struct {
 	retired  bool
 	gone     bool
 	reaper   *time.Timer // ends idle instances; nil when none is idle
+	streams  drainage
 }
-
-// instance is a member of a pool. Its fields are guarded by the pool's lock.
-type instance struct {
-	executor.Instance
-	pool     *pool
-	phases   lambent.Phases // of its start
-	used     int
-	served   bool // it has been leased before
-	draining bool // it takes no more work and ends when used is 0
-	suspect  bool // it may be stuck in a request, or must not be used again
-	idle     time.Time
-}
-
-// lease is one slot of an instance.
-type lease struct {
-	inst *instance
-	cold bool // the caller waited for this instance's start
-	once sync.Once
-}
-
-// verdict says what is to become of an instance when a lease of it ends.
-type verdict int
-
-const (
-	idle  verdict = iota // it can serve again
-	drain                // it takes no more work; its other requests have a grace to finish
-	kill                 // it ends before release returns
-)
 
 func (p *pool) slots() int {
 	if p.rev.Settings.Reuse == lambent.ReuseNever {
@@ -69,14 +42,14 @@ func (p *pool) slots() int {
 	return p.rev.Settings.Concurrency
 }
 
-func (p *pool) acquire(ctx context.Context, limit time.Time) (*lease, error) {
+func (p *pool) acquire(ctx context.Context, invocation string, limit time.Time) (*lease, error) {
 	p.mu.Lock()
 	if p.gone {
 		p.mu.Unlock()
 		return nil, errPoolGone
 	}
 	if n := len(p.free); n > 0 && p.waiting.n == 0 {
-		l := p.take(p.free[n-1], false)
+		l := p.take(p.free[n-1], invocation, false)
 		p.mu.Unlock()
 		return l, nil
 	}
@@ -85,7 +58,7 @@ func (p *pool) acquire(ctx context.Context, limit time.Time) (*lease, error) {
 		return nil, lambent.Errorf(lambent.CodeQueueFull, "%d requests already wait for %s/%s", s.Queue, p.rev.Namespace, p.rev.Function).
 			WithHint("send less, or raise queue, max_instances (%d) or concurrency (%d)", s.MaxInstances, s.Concurrency)
 	}
-	w := &waiter{granted: make(chan grant, 1)}
+	w := &waiter{invocation: invocation, granted: make(chan grant, 1)}
 	p.waiting.push(w)
 	p.startMore()
 	p.mu.Unlock()
@@ -116,13 +89,14 @@ func (p *pool) acquire(ctx context.Context, limit time.Time) (*lease, error) {
 }
 
 // take leases a slot of a free instance. The lock is held.
-func (p *pool) take(inst *instance, cold bool) *lease {
-	inst.used++
+func (p *pool) take(inst *instance, invocation string, cold bool) *lease {
+	l := inst.lease(invocation)
+	l.cold, l.drain = cold, p.streams.over
 	inst.served = true
-	if inst.used >= p.slots() {
+	if len(inst.leases) >= p.slots() {
 		p.unfree(inst)
 	}
-	return &lease{inst: inst, cold: cold}
+	return l
 }
 
 func (p *pool) unfree(inst *instance) {
@@ -140,47 +114,54 @@ func (p *pool) serve() {
 	for p.waiting.n > 0 && len(p.free) > 0 {
 		inst := p.free[len(p.free)-1]
 		cold := !inst.served
-		p.waiting.pop().granted <- grant{lease: p.take(inst, cold)}
+		w := p.waiting.pop()
+		w.granted <- grant{lease: p.take(inst, w.invocation, cold)}
 	}
 }
 
-// release ends the lease; only the first call does anything. After kill the instance is gone.
-func (l *lease) release(v verdict) {
-	l.once.Do(func() { l.inst.pool.release(l.inst, v) })
-}
-
-func (p *pool) release(inst *instance, v verdict) {
-	if p.rev.Settings.Reuse == lambent.ReuseNever && v == idle {
-		v = drain
-	}
+func (p *pool) release(l *lease, v verdict) {
+	inst := l.inst
 	p.mu.Lock()
-	full := inst.used >= p.slots()
-	inst.used--
+	full := len(inst.leases) == p.slots()
+	inst.free(l)
+	if inst.why == given {
+		if len(inst.leases) == 0 {
+			p.remove(inst, given)
+			p.collect()
+		}
+		p.mu.Unlock()
+		inst.tell(l, v)
+		return
+	}
 	_, member := p.all[inst]
-	switch {
+	switch once := p.rev.Settings.Reuse == lambent.ReuseNever; {
 	case !member:
 	case v == kill:
-		p.remove(inst)
+		p.remove(inst, lambent.ReasonCut)
+	case v == dead:
+		p.remove(inst, "")
+	case v == idle && once:
+		p.drain(inst, lambent.ReasonUsed)
 	case v == drain && !inst.suspect:
 		inst.suspect = true
-		p.drain(inst)
-		if inst.used > 0 {
-			time.AfterFunc(p.d.opt.DrainGrace, func() { p.end(inst, 0) })
+		p.drain(inst, lambent.ReasonCut)
+		if len(inst.leases) > 0 {
+			time.AfterFunc(p.d.opt.DrainGrace, func() { p.end(inst) })
 		}
 	case full && !inst.draining:
 		p.free = append(p.free, inst)
 	}
-	member = member && v != kill
+	member = member && v < kill
 	grace := p.d.opt.StopGrace
-	over := member && inst.used == 0 && (inst.draining || p.retired && p.waiting.n == 0)
+	over := member && len(inst.leases) == 0 && (inst.draining || p.retired && p.waiting.n == 0)
 	if over {
-		p.remove(inst)
+		p.remove(inst, lambent.ReasonRetired)
 		if inst.suspect {
 			grace = 0
 		}
 	} else if member {
 		p.serve()
-		if inst.used == 0 {
+		if len(inst.leases) == 0 {
 			p.rest(inst)
 		}
 	}
@@ -189,7 +170,7 @@ func (p *pool) release(inst *instance, v verdict) {
 	p.mu.Unlock()
 
 	switch {
-	case v == kill:
+	case v >= kill:
 		inst.Stop(0)
 	case over:
 		p.d.tasks.run(func() { inst.Stop(grace) })
@@ -199,10 +180,10 @@ func (p *pool) release(inst *instance, v verdict) {
 // serving tells whether an instance takes more work, now or when it has a free slot. The lock is held.
 func (p *pool) serving() bool { return len(p.all) > p.draining }
 
-// drain gives inst no more work. The lock is held.
-func (p *pool) drain(inst *instance) {
+// drain gives inst no more work, for the reason why. The lock is held.
+func (p *pool) drain(inst *instance, why lambent.Reason) {
 	if !inst.draining {
-		inst.draining = true
+		inst.draining, inst.why = true, why
 		p.draining++
 		p.unfree(inst)
 	}
@@ -223,7 +204,7 @@ func (p *pool) reap() {
 	var over []*instance
 	next := time.Duration(-1)
 	for _, inst := range p.free {
-		if inst.used > 0 {
+		if len(inst.leases) > 0 {
 			continue
 		}
 		if left := keep - time.Since(inst.idle); left <= 0 {
@@ -233,7 +214,7 @@ func (p *pool) reap() {
 		}
 	}
 	for _, inst := range over {
-		p.remove(inst)
+		p.remove(inst, lambent.ReasonIdle)
 	}
 	p.reaper = nil
 	if next >= 0 {
@@ -253,7 +234,8 @@ func (p *pool) stop(over []*instance) {
 func (p *pool) retire() {
 	p.mu.Lock()
 	p.retired = true
-	over := p.idlers()
+	p.retireStreams()
+	over := p.idlers(lambent.ReasonRetired)
 	p.collect()
 	p.mu.Unlock()
 	p.stop(over)
@@ -262,9 +244,9 @@ func (p *pool) retire() {
 func (p *pool) refresh() {
 	p.mu.Lock()
 	p.era++
-	over := p.idlers()
+	over := p.idlers(lambent.ReasonStale)
 	for inst := range p.all {
-		p.drain(inst)
+		p.drain(inst, lambent.ReasonStale)
 	}
 	p.startMore()
 	p.collect()
@@ -272,52 +254,75 @@ func (p *pool) refresh() {
 	p.stop(over)
 }
 
-// idlers removes the idle instances and gives them. The lock is held.
-func (p *pool) idlers() []*instance {
+// idlers removes the idle instances for the reason why, and gives them. The lock is held.
+func (p *pool) idlers(why lambent.Reason) []*instance {
 	var over []*instance
 	for _, inst := range slices.Clone(p.free) {
-		if inst.used == 0 {
-			p.remove(inst)
+		if len(inst.leases) == 0 {
+			p.remove(inst, why)
 			over = append(over, inst)
 		}
 	}
 	return over
 }
 
+// watch returns when inst has ended, or another process answers for it. It is how the pool learns of the death of
+// an instance; the place on the node is given back when nothing of it is left, whoever ended it.
+func (p *pool) watch(inst *instance) {
+	select {
+	case <-inst.Done():
+		p.end(inst)
+		inst.Stop(0)
+		p.parted(inst)
+	case <-inst.handed:
+	}
+	if inst.placed {
+		<-p.d.places
+	}
+}
+
 // end takes inst out of the pool and stops it, if it is still in it.
-func (p *pool) end(inst *instance, grace time.Duration) {
+func (p *pool) end(inst *instance) {
 	p.mu.Lock()
 	_, member := p.all[inst]
 	if member {
-		p.remove(inst)
+		p.remove(inst, "")
 		p.startMore()
 		p.collect()
 	}
 	p.mu.Unlock()
 	if member {
-		p.d.tasks.run(func() { inst.Stop(grace) })
+		p.d.tasks.run(func() { inst.Stop(0) })
 	}
 }
 
 // drop ends every instance at once; the node is stopping.
 func (p *pool) drop() {
 	p.mu.Lock()
-	members := p.all
-	p.all, p.free, p.gone = map[*instance]struct{}{}, nil, true
-	if p.reaper != nil {
-		p.reaper.Stop()
+	var over []*instance
+	for inst := range p.all {
+		p.remove(inst, lambent.ReasonShutdown)
+		if inst.why != given {
+			over = append(over, inst)
+		}
 	}
+	p.gone = true
+	p.halt()
 	p.fail(errShuttingDown())
 	p.mu.Unlock()
-	for inst := range members {
-		p.d.tasks.run(func() { inst.Stop(p.d.opt.StopGrace) })
-	}
+	p.stop(over)
 }
 
-func (p *pool) remove(inst *instance) {
-	if _, member := p.all[inst]; member && inst.draining {
+// remove takes inst out of the pool; why it ends is said here, unless a reason to drain it was given before. The
+// lock is held.
+func (p *pool) remove(inst *instance, why lambent.Reason) {
+	if _, member := p.all[inst]; !member {
+		return
+	}
+	if inst.draining {
 		p.draining--
 	}
+	inst.why = cmp.Or(inst.why, why)
 	delete(p.all, inst)
 	p.unfree(inst)
 }
@@ -326,11 +331,17 @@ func (p *pool) remove(inst *instance) {
 func (p *pool) collect() {
 	if len(p.all) == 0 && p.waiting.n == 0 && p.starting == 0 && !p.gone {
 		p.gone = true
-		if p.reaper != nil {
-			p.reaper.Stop()
-		}
+		p.halt()
 		p.d.pools.Delete(p.key)
 	}
+}
+
+// halt stops the timers of a pool that is gone. The lock is held.
+func (p *pool) halt() {
+	if p.reaper != nil {
+		p.reaper.Stop()
+	}
+	p.streams.stop()
 }
 
 // fail answers every waiting caller with err. The lock is held.
@@ -345,7 +356,7 @@ func (p *pool) stats() Stats {
 	defer p.mu.Unlock()
 	s := Stats{Revision: p.rev, Instances: len(p.all), Starting: p.starting, Waiting: p.waiting.n}
 	for inst := range p.all {
-		s.InFlight += inst.used
+		s.InFlight += len(inst.leases)
 	}
 	return s
 }

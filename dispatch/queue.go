@@ -3,6 +3,7 @@ package dispatch
 // waiter is a caller in the queue; granted gets exactly one value once it has left the queue other than
 // by remove.
 type waiter struct {
+	invocation string
 	granted    chan grant
 	prev, next *waiter
 	queued     bool

@@ -66,7 +66,7 @@ func (p *pool) start() {
 		}
 		p.collect()
 		p.mu.Unlock()
-		p.d.opt.Logger.Warn("start failed", "revision", p.key, "err", err)
+		p.failed(err)
 		return
 	}
 	p.backoff, p.resume = 0, time.Time{}
@@ -79,19 +79,13 @@ func (p *pool) start() {
 	p.all[inst] = struct{}{}
 	p.free = append(p.free, inst)
 	p.serve()
-	if inst.used == 0 {
+	if len(inst.leases) == 0 {
 		p.rest(inst)
 	}
 	p.startMore()
 	p.mu.Unlock()
-	// The place is given back when the instance is gone, whoever ended it. Its end is also how the pool
-	// learns that it died by itself.
-	p.d.tasks.wg.Go(func() { // a task already: start is one
-		<-inst.Done()
-		p.end(inst, 0)
-		inst.Stop(0)
-		<-p.d.places
-	})
+	p.event(lambent.SystemEvent{Kind: lambent.EventInstanceStarted, Instance: inst.ID(), Phases: inst.phases})
+	p.d.tasks.wg.Go(func() { p.watch(inst) }) // a task already: start is one
 }
 
 // retry starts what the waiting callers still need when the time after a failed start is over.
@@ -151,7 +145,8 @@ func (p *pool) boot(ctx context.Context) (*instance, error) {
 		return nil, err
 	}
 	booted = true
-	inst := &instance{Instance: started, pool: p, phases: started.StartPhases()}
+	inst := newInstance(p, started)
+	inst.placed = true
 	inst.phases[lambent.PhasePlace] = placed.Sub(began)
 	inst.phases[lambent.PhaseFetch] = fetched.Sub(placed)
 	return inst, nil
@@ -193,7 +188,7 @@ func (d *Dispatcher) reclaim() {
 		p := v.(*pool)
 		p.mu.Lock()
 		for _, inst := range p.free {
-			if inst.used == 0 && (oldest == nil || inst.idle.Before(since)) {
+			if len(inst.leases) == 0 && (oldest == nil || inst.idle.Before(since)) {
 				oldest, since = inst, inst.idle
 			}
 		}
@@ -205,9 +200,9 @@ func (d *Dispatcher) reclaim() {
 	p := oldest.pool
 	p.mu.Lock()
 	_, member := p.all[oldest]
-	member = member && oldest.used == 0
+	member = member && len(oldest.leases) == 0
 	if member {
-		p.remove(oldest)
+		p.remove(oldest, lambent.ReasonEvicted)
 		p.collect()
 	}
 	p.mu.Unlock()

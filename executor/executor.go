@@ -118,6 +118,9 @@ type Leaver interface {
 	// Leave ends answering for it: its logs are read to here, and closing the executor leaves it alone. The requests
 	// under way go on; Stop ends nothing any more.
 	Leave()
+	// Kill ends the instance at once, after Leave too, and returns when its processes are dead. What is left of it is
+	// cleared away by whoever answers for it.
+	Kill()
 }
 
 // Runner is an executor that can also run a program to its end, in the same sandbox as functions get. A job
