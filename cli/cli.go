@@ -46,7 +46,7 @@ func New(extra ...*cobra.Command) *cobra.Command {
 	flags.BoolVar(&a.json, "json", false, "write JSON, errors too")
 	root.AddCommand(
 		a.deploy(), a.invoke(), a.list(), a.get(), a.remove(), a.publish(), a.alias(), a.rollback(), a.diff(), a.route(), a.apply(), a.secret(), a.key(),
-		a.logs(), a.why(), a.doctor(), a.initialise(), a.version(),
+		a.logs(), a.why(), a.events(), a.doctor(), a.initialise(), a.version(),
 	)
 	a.completions(root)
 	root.AddCommand(extra...)

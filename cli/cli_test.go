@@ -50,7 +50,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			w := controltest.New(t)
-			w.Ready, w.Invoke, w.Lines, w.Records = ready, invoke, lines, records
+			w.Ready, w.Invoke, w.Lines, w.Events, w.Records = ready, invoke, lines, events, records
 			w.Build = func(ctx context.Context, _ string, b lambent.Build, log func(string)) (*lambent.Built, error) {
 				return build(ctx, w.Code, b, log)
 			}
@@ -184,6 +184,24 @@ func lines(_ context.Context, q control.LogQuery) iter.Seq2[lambent.LogLine, err
 				continue
 			}
 			if !yield(l, nil) {
+				return
+			}
+		}
+	}
+}
+
+func events(_ context.Context, q control.EventQuery) iter.Seq2[lambent.SystemEvent, error] {
+	return func(yield func(lambent.SystemEvent, error) bool) {
+		for _, e := range []lambent.SystemEvent{
+			{ID: "1", Time: noon, Kind: lambent.EventNodeStarted, Reason: lambent.ReasonCrash, Text: "Lambent v0 serves after a crash"},
+			{ID: "2", Time: noon.Add(time.Second), Kind: lambent.EventInstanceStarted, Namespace: "default", Function: "f", Revision: "0123456789abcdef",
+				Instance: "i1", Phases: lambent.Phases{lambent.PhaseBoot: 20e6}},
+			{ID: "3", Time: noon.Add(2 * time.Second), Kind: lambent.EventInstanceExited, Namespace: "team", Function: "f", Revision: "0123456789abcdef",
+				Instance: "i2", Exit: &lambent.Exit{Signal: "SIGKILL", OOM: true}},
+			{ID: "4", Time: noon.Add(3 * time.Second), Kind: lambent.EventInstanceStopped, Namespace: "default", Function: "f", Revision: "0123456789abcdef",
+				Instance: "i1", Reason: lambent.ReasonIdle},
+		} {
+			if (q.Namespace == "" || q.Namespace == e.Namespace) && (q.Kind == "" || q.Kind == e.Kind) && !yield(e, nil) {
 				return
 			}
 		}

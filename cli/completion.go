@@ -30,7 +30,7 @@ func (a *app) completions(root *cobra.Command) {
 		"alias set": {a.functionNames, a.aliasNames, a.aliasNames}, "alias ls": {a.functionNames}, "alias rm": {a.functionNames, a.aliasNames},
 		"route set": {a.routeNames, a.callees}, "route rm": {a.routeNames},
 		"secret set": {a.secretNames}, "secret rm": {a.secretNames},
-		"ls": nil, "route ls": nil, "secret ls": nil, "doctor": nil, "version": nil, "why": nil,
+		"ls": nil, "route ls": nil, "secret ls": nil, "doctor": nil, "version": nil, "why": nil, "events": nil,
 	} {
 		cmd, _, err := root.Find(strings.Fields(name))
 		if err != nil {

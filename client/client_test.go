@@ -229,6 +229,32 @@ func TestInvoke(t *testing.T) {
 	}
 }
 
+func TestSystemEvents(t *testing.T) {
+	w := controltest.New(t)
+	c := newClient(t, w.URL, controltest.Key)
+	since := time.Date(2026, 11, 22, 1, 2, 3, 4, time.UTC)
+	want := control.EventQuery{Namespace: "team", Function: "f", Kind: "circuit", Since: since, Limit: 7, Follow: true}
+	w.Events = func(_ context.Context, q control.EventQuery) iter.Seq2[lambent.SystemEvent, error] {
+		if q != want {
+			t.Errorf("query %+v", q)
+		}
+		return func(yield func(lambent.SystemEvent, error) bool) {
+			_ = yield(lambent.SystemEvent{ID: "1", Exit: &lambent.Exit{Err: "none of the stream's"}}, nil) &&
+				yield(lambent.SystemEvent{}, lambent.Errorf(lambent.CodeQueueFull, "too slow"))
+		}
+	}
+	var got []string
+	for e, err := range c.SystemEvents(t.Context(), client.EventQuery(want)) {
+		got = append(got, e.ID)
+		if lambent.HasCode(err, lambent.CodeQueueFull) != (len(got) == 2) {
+			t.Errorf("%+v: %v", e, err)
+		}
+	}
+	if !slices.Equal(got, []string{"1", ""}) {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestLogs(t *testing.T) {
 	w := controltest.New(t)
 	c := newClient(t, w.URL, controltest.Key)

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"iter"
 	"net/http"
@@ -96,35 +97,72 @@ func (c *Client) Logs(ctx context.Context, namespace, name string, q LogQuery) i
 	if !q.Since.IsZero() {
 		query.Set("since", q.Since.UTC().Format(time.RFC3339Nano))
 	}
-	return func(yield func(lambent.LogLine, error) bool) {
-		resp, err := c.send(ctx, http.MethodGet, functionPath(namespace, name)+"/logs?"+query.Encode(), nil, nil)
+	return lines[lambent.LogLine](ctx, c, functionPath(namespace, name)+"/logs?"+query.Encode(), "logs")
+}
+
+// EventQuery says which events to read. A field that is empty leaves nothing out.
+type EventQuery struct {
+	Namespace, Function string
+	Kind                lambent.EventKind // or what stands before the dot of several
+	Since               time.Time
+	Limit               int  // how many of the latest to begin with
+	Follow              bool // go on with new events until the context ends
+}
+
+// SystemEvents gives what happened to the node and its instances, in its order. An error ends the sequence; the end of
+// ctx ends it without one.
+func (c *Client) SystemEvents(ctx context.Context, q EventQuery) iter.Seq2[lambent.SystemEvent, error] {
+	query := url.Values{"limit": {strconv.Itoa(q.Limit)}}
+	for name, value := range map[string]string{"namespace": q.Namespace, "function": q.Function, "kind": string(q.Kind)} {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	if !q.Since.IsZero() {
+		query.Set("since", q.Since.UTC().Format(time.RFC3339Nano))
+	}
+	if q.Follow {
+		query.Set("follow", "true")
+	}
+	return lines[lambent.SystemEvent](ctx, c, "/v1/system/events?"+query.Encode(), "events")
+}
+
+// lines reads an answer of JSON objects in a line each; what names them.
+func lines[T any](ctx context.Context, c *Client, path, what string) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var none T
+		resp, err := c.send(ctx, http.MethodGet, path, nil, nil)
 		if err != nil {
 			if ctx.Err() == nil {
-				yield(lambent.LogLine{}, err)
+				yield(none, err)
 			}
 			return
 		}
 		defer resp.Body.Close()
 		if resp.StatusCode != http.StatusOK {
-			yield(lambent.LogLine{}, errorIn(resp))
+			yield(none, errorIn(resp))
 			return
 		}
 		dec := json.NewDecoder(resp.Body)
 		for {
-			var line struct {
-				lambent.LogLine
+			var raw json.RawMessage
+			var last struct {
 				Error *lambent.Error `json:"error"`
 			}
-			err := dec.Decode(&line)
+			var line T
+			err := dec.Decode(&raw)
+			if err == nil {
+				err = errors.Join(json.Unmarshal(raw, &line), json.Unmarshal(raw, &last))
+			}
 			switch {
 			case err == io.EOF || ctx.Err() != nil:
 				return
 			case err != nil:
-				err = lambent.Errorf(lambent.CodeInternal, "the stream of logs broke off: %w", err)
-			case line.Error != nil:
-				err = line.Error
+				err = lambent.Errorf(lambent.CodeInternal, "the stream of %s broke off: %w", what, err)
+			case last.Error != nil:
+				err = last.Error
 			}
-			if !yield(line.LogLine, err) || err != nil {
+			if !yield(line, err) || err != nil {
 				return
 			}
 		}

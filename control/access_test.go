@@ -23,7 +23,7 @@ var least = map[string]lambent.Role{
 	"put-code": lambent.RoleDeploy, "post-code": lambent.RoleDeploy, "has-code": lambent.RoleDeploy, "build": lambent.RoleDeploy,
 	"read-logs": lambent.RoleDeploy, "list-invocations": lambent.RoleDeploy, "get-invocation": lambent.RoleDeploy,
 	"set-route": lambent.RoleAdmin, "delete-route": lambent.RoleAdmin, "get-route": lambent.RoleDeploy, "list-routes": lambent.RoleDeploy,
-	"get-system": lambent.RoleDeploy,
+	"get-system": lambent.RoleDeploy, "read-system-events": lambent.RoleDeploy,
 
 	"list-secrets": lambent.RoleDeploy, "get-secret": lambent.RoleDeploy, // names and times
 	"set-secret": lambent.RoleAdmin, "delete-secret": lambent.RoleAdmin,

@@ -48,6 +48,7 @@ type Options struct {
 	Invoker  lambent.Invoker
 	Records  Records
 	Logs     Logs
+	Events   Events
 	Findings func() []lambent.Finding
 	Public   bool // whether the gateway serves functions that say no auth to everybody
 	// Endpoint gives the URL of the functions listener.
@@ -110,8 +111,6 @@ type LogQuery struct {
 	Since               time.Time // only lines from then on, unless zero
 }
 
-var logLineType = reflect.TypeFor[lambent.LogLine]()
-
 type server struct {
 	Options
 	api     huma.API
@@ -131,6 +130,7 @@ func New(o Options) http.Handler {
 	s.buildRoutes()
 	s.invocationRoutes()
 	s.systemRoutes()
+	s.eventRoutes()
 	s.keyRoutes()
 	s.secretRoutes()
 

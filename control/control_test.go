@@ -541,6 +541,7 @@ func TestOpenAPI(t *testing.T) {
 		"/v1/invocations":                           {"get"},
 		"/v1/invocations/{id}":                      {"get"},
 		"/v1/system":                                {"get"},
+		"/v1/system/events":                         {"get"},
 		"/v1/system/secrets/rotate":                 {"post"},
 		"/v1/namespaces/{namespace}/builds":         {"post"},
 		"/v1/namespaces/{namespace}/keys":           {"get", "post"},

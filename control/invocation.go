@@ -8,6 +8,7 @@ import (
 	"iter"
 	"maps"
 	"net/http"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -45,13 +46,8 @@ func (s *server) invocationRoutes() {
 	register(s, huma.Operation{OperationID: "get-invocation", Security: needs(lambent.RoleDeploy), Method: http.MethodGet, Path: "/v1/invocations/{id}", Tags: tags,
 		Summary: "Get an invocation"}, s.invocation)
 	register(s, huma.Operation{OperationID: "read-logs", Security: needs(lambent.RoleDeploy), Method: http.MethodGet, Path: functionPath + "/logs", Tags: []string{"logs"},
-		Summary: "Read what a function wrote",
-		Responses: map[string]*huma.Response{"200": {
-			Description: "One JSON object in a line for each line of log; a last one with error when reading failed",
-			Content: map[string]*huma.MediaType{"application/x-ndjson": {
-				Schema: s.api.OpenAPI().Components.Schemas.Schema(logLineType, true, "LogLine"),
-			}},
-		}},
+		Summary:   "Read what a function wrote",
+		Responses: linesOf[lambent.LogLine](s, "One JSON object in a line for each line of log; a last one with error when reading failed"),
 	}, s.logs)
 }
 
@@ -208,9 +204,18 @@ func (s *server) logs(ctx context.Context, in *struct {
 	}}, nil
 }
 
-// writeLines streams lines as they come. The header goes out at once, so that a client that follows a
-// silent function knows that it is heard.
-func writeLines(w http.ResponseWriter, lines iter.Seq2[lambent.LogLine, error]) {
+// linesOf documents an answer of lines, each a T in JSON.
+func linesOf[T any](s *server, description string) map[string]*huma.Response {
+	t := reflect.TypeFor[T]()
+	return map[string]*huma.Response{"200": {
+		Description: description,
+		Content:     map[string]*huma.MediaType{"application/x-ndjson": {Schema: s.api.OpenAPI().Components.Schemas.Schema(t, true, t.Name())}},
+	}}
+}
+
+// writeLines streams lines as they come. The header goes out at once, so that a client that follows what is
+// silent knows that it is heard.
+func writeLines[T any](w http.ResponseWriter, lines iter.Seq2[T, error]) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	rc := http.NewResponseController(w)
 	if err := rc.Flush(); err != nil {

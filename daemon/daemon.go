@@ -209,7 +209,7 @@ func (n *node) serve(ctx context.Context) error {
 	private := n.server(control.New(control.Options{
 		Version: n.cfg.Version, Store: n.store, Functions: n.table, Code: bundles{n.code}, Executor: n.tiers,
 		Build: n.build(stopping), Ready: n.dispatch.Ready, Applied: n.applied, Invoker: n.invoker,
-		Records: n.records, Logs: logReader{n.logs, stopping}, Findings: n.findings,
+		Records: n.records, Logs: logReader{n.logs, stopping}, Events: eventReader{n.events, stopping}, Findings: n.findings,
 		Public: loopback(functions), Endpoint: func() string { return endpoints.Functions }, Authenticate: authenticate,
 		MakeKey: apikey.New, Secrets: n.secrets, Refresh: n.dispatch.Refresh,
 		Metrics: n.metrics.Handler(), Logger: n.log,
@@ -302,11 +302,28 @@ type logReader struct {
 }
 
 func (l logReader) Read(ctx context.Context, q control.LogQuery) iter.Seq2[lambent.LogLine, error] {
-	return func(yield func(lambent.LogLine, error) bool) {
+	return until(l.stopping, ctx, func(ctx context.Context) iter.Seq2[lambent.LogLine, error] { return l.Store.Read(ctx, logs.Query(q)) })
+}
+
+// eventReader gives the control API the system events, as logReader does the logs.
+type eventReader struct {
+	*system.Store
+	stopping context.Context
+}
+
+func (e eventReader) Read(ctx context.Context, q control.EventQuery) iter.Seq2[lambent.SystemEvent, error] {
+	return until(e.stopping, ctx, func(ctx context.Context) iter.Seq2[lambent.SystemEvent, error] {
+		return e.Store.Read(ctx, system.Query(q))
+	})
+}
+
+// until gives what read gives with a context that ends with both.
+func until[T any](stopping, ctx context.Context, read func(context.Context) iter.Seq2[T, error]) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		defer context.AfterFunc(l.stopping, cancel)()
-		l.Store.Read(ctx, logs.Query(q))(yield)
+		defer context.AfterFunc(stopping, cancel)()
+		read(ctx)(yield)
 	}
 }
 

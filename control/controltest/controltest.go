@@ -40,7 +40,8 @@ type World struct {
 	Ready   func(context.Context, *lambent.Revision) (lambent.Phases, error)                   // by default ready in 12 ms of boot
 	Invoke  func(context.Context, *lambent.Invocation) (*lambent.Response, error)
 	Lines   func(context.Context, control.LogQuery) iter.Seq2[lambent.LogLine, error]
-	Records []lambent.Record // the latest first
+	Events  func(context.Context, control.EventQuery) iter.Seq2[lambent.SystemEvent, error] // by default none
+	Records []lambent.Record                                                                // the latest first
 
 	Keys      map[string]lambent.Principal // by their text; those made by the API are taken, too
 	Refreshed []string                     // NAMESPACE/NAME of the functions whose latest was to be refreshed
@@ -58,6 +59,9 @@ func New(t *testing.T) *World {
 	w.Findings = []lambent.Finding{{Name: "isolation", OK: true, Detail: "userns"}, {Name: "seccomp", OK: true, Detail: "filter loaded"}}
 	w.Build = func(_ context.Context, _ string, b lambent.Build, _ func(string)) (*lambent.Built, error) {
 		return &lambent.Built{Code: b.Source, Cached: true}, nil
+	}
+	w.Events = func(context.Context, control.EventQuery) iter.Seq2[lambent.SystemEvent, error] {
+		return func(func(lambent.SystemEvent, error) bool) {}
 	}
 	w.Ready = func(context.Context, *lambent.Revision) (lambent.Phases, error) {
 		return lambent.Phases{lambent.PhaseBoot: 12e6}, nil
@@ -85,6 +89,7 @@ func New(t *testing.T) *World {
 		}),
 		Records:  records{w},
 		Logs:     logs{w},
+		Events:   events{w},
 		Findings: func() []lambent.Finding { return w.Findings },
 		Public:   true,
 		Endpoint: func() string { return w.Endpoint },
@@ -180,6 +185,12 @@ func (l logs) Read(ctx context.Context, q control.LogQuery) iter.Seq2[lambent.Lo
 func (l logs) Remove(namespace, function string) error {
 	l.w.Removed = append(l.w.Removed, namespace+"/"+function)
 	return nil
+}
+
+type events struct{ w *World }
+
+func (e events) Read(ctx context.Context, q control.EventQuery) iter.Seq2[lambent.SystemEvent, error] {
+	return e.w.Events(ctx, q)
 }
 
 type invoker func(context.Context, *lambent.Invocation) (*lambent.Response, error)
