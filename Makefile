@@ -62,10 +62,13 @@ bench-scale: build ## 100,000 registered functions
 bench-deploy: build ## deploys under load, with streams across every switch
 	go run ./test/bench $(if $(SHORT),-short) deploy
 
+chaos: build ## break everything on purpose under load, and count on both sides what was lost; as root; SCENARIO=kill for one
+	go run ./test/chaos $(if $(SHORT),-short) $(or $(SCENARIO),deploy kill)
+
 fuzz: ## fuzz each parser for a minute
 	@scripts/fuzz
 
 clean: ## remove what was built
 	rm -rf bin bench/out $(INSIDE)
 
-.PHONY: help setup build up test test-integration test-cgroup2 fresh lint bench bench-warm bench-cold bench-scale bench-deploy fuzz clean
+.PHONY: help setup build up test test-integration test-cgroup2 fresh lint bench bench-warm bench-cold bench-scale bench-deploy chaos fuzz clean

@@ -6,13 +6,14 @@ import (
 	"os"
 	"time"
 
-	words "lambent"
+	"lambent"
+	"lambent/test/measure"
 )
 
 // cold measures cold starts: every call finds no instance, because idle ones end after a millisecond. Each
 // is paired with a bare fork, exec and first answer of the same program, so that the difference is what
 // the platform costs.
-func cold(ctx context.Context, l *lambent, dir string, short bool) error {
+func cold(ctx context.Context, l *measure.Daemon, dir string, short bool) error {
 	n := 100
 	if short {
 		n = 20
@@ -22,16 +23,16 @@ func cold(ctx context.Context, l *lambent, dir string, short bool) error {
 		return err
 	}
 	for name, folder := range map[string]string{"echo": "test/bench/echo", "hello": "examples/hello"} {
-		if err := l.deploy(ctx, folder, "--name", name, "--set", "keep_alive=1ms"); err != nil {
+		if err := l.Deploy(ctx, folder, "--name", name, "--set", "keep_alive=1ms"); err != nil {
 			return err
 		}
 	}
-	rep := newReport("cold")
-	rep.row("function", "part", "p50 ms", "p90 ms", "p99 ms")
+	rep := measure.NewReport("cold")
+	rep.Row("function", "part", "p50 ms", "p90 ms", "p99 ms")
 	lost := 0
 	for _, name := range []string{"echo", "hello"} {
 		var total, own, alone []float64
-		phases := make([][]float64, len(words.Phases{}))
+		phases := make([][]float64, len(lambent.Phases{}))
 		body := []byte(`{"name":"Ada"}`)
 		for calls := 0; len(total) < n && calls < 3*n; calls++ {
 			var baseline time.Duration
@@ -41,41 +42,41 @@ func cold(ctx context.Context, l *lambent, dir string, short bool) error {
 				}
 			}
 			began := time.Now()
-			if err := once(ctx, l.function(name, body)); err != nil {
+			if err := once(ctx, function(l, name, body)); err != nil {
 				fmt.Fprintln(os.Stderr, "bench:", err)
 				lost++
 				continue
 			}
 			took := time.Since(began)
 			time.Sleep(10 * time.Millisecond) // for the record to be written and the instance to end
-			records, err := l.client.Invocations(ctx, "default", name, 1)
+			records, err := l.Client.Invocations(ctx, "default", name, 1)
 			if err != nil {
 				return err
 			}
 			if len(records) == 0 || !records[0].Cold {
 				continue // its instance had not ended yet
 			}
-			total, own, alone = append(total, ms(took)), append(own, ms(took-baseline)), append(alone, ms(baseline))
+			total, own, alone = append(total, measure.MS(took)), append(own, measure.MS(took-baseline)), append(alone, measure.MS(baseline))
 			for i, d := range records[0].Phases {
-				phases[i] = append(phases[i], ms(d))
+				phases[i] = append(phases[i], measure.MS(d))
 			}
 		}
 		if len(total) < n {
 			return fmt.Errorf("%s: only %d of %d calls were cold", name, len(total), n)
 		}
 		row := func(part string, v []float64) {
-			rep.row(name, part, fmt.Sprintf("%.2f", median(v)), fmt.Sprintf("%.2f", quantile(v, 0.9)), fmt.Sprintf("%.2f", quantile(v, 0.99)))
+			rep.Row(name, part, fmt.Sprintf("%.2f", measure.Median(v)), fmt.Sprintf("%.2f", measure.Quantile(v, 0.9)), fmt.Sprintf("%.2f", measure.Quantile(v, 0.99)))
 		}
 		for i := range phases {
-			row(words.Phase(i).String(), phases[i])
+			row(lambent.Phase(i).String(), phases[i])
 		}
 		row("total at the client", total)
 		if name == "echo" {
 			row("bare fork, exec, answer", alone)
 			row("the platform's own share", own)
-			rep.atMost("cold_own_share_p50", median(own), "ms", 15)
+			rep.AtMost("cold_own_share_p50", measure.Median(own), "ms", 15)
 		}
 	}
-	rep.none("cold_lost", lost)
-	return rep.finish()
+	rep.None("cold_lost", lost)
+	return rep.Finish()
 }

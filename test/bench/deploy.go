@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"lambent/test/measure"
 )
 
 const deployRate = 200 // requests per second
@@ -17,27 +19,31 @@ const deployRate = 200 // requests per second
 // deploys calls a function at a steady rate, whatever the answers take, while new revisions of it are deployed
 // and streams cross every switch. No call may fail, and a request that is sent after a deploy returned must meet
 // that revision or a later one.
-func deploys(ctx context.Context, l *lambent, _ string, short bool) error {
+func deploys(ctx context.Context, l *measure.Daemon, _ string, short bool) error {
 	length, streaming := 60*time.Second, 10*time.Second
 	if short {
 		length, streaming = 20*time.Second, 4*time.Second
 	}
-	rep := newReport("deploy")
+	rep := measure.NewReport("deploy")
 	deploy := func(version int) error {
-		return l.deploy(ctx, "test/bench/echo", "--name", "echo", "--env", "VERSION="+strconv.Itoa(version))
+		return l.Deploy(ctx, "test/bench/echo", "--name", "echo", "--env", "VERSION="+strconv.Itoa(version))
 	}
 	if err := deploy(0); err != nil {
 		return err
 	}
 
-	v := &versions{base: "http://" + l.host + "/fn/echo", client: &http.Client{
+	v := &versions{base: "http://" + l.Host + "/fn/echo", client: &http.Client{
 		Transport: &http.Transport{MaxIdleConnsPerHost: 256}, Timeout: streaming + 30*time.Second,
 	}}
 	defer v.client.CloseIdleConnections()
 	var calls sync.WaitGroup
 	began := time.Now()
-	calls.Go(func() { every(ctx, length, time.Second/deployRate, func() { calls.Go(func() { v.call(ctx) }) }) })
-	calls.Go(func() { every(ctx, length, time.Second, func() { calls.Go(func() { v.stream(ctx, streaming) }) }) })
+	calls.Go(func() {
+		measure.Every(ctx, length, time.Second/deployRate, func() { calls.Go(func() { v.call(ctx) }) })
+	})
+	calls.Go(func() {
+		measure.Every(ctx, length, time.Second, func() { calls.Go(func() { v.stream(ctx, streaming) }) })
+	})
 	const switches = 3
 	var took []float64
 	var err error
@@ -49,7 +55,7 @@ func deploys(ctx context.Context, l *lambent, _ string, short bool) error {
 		start := time.Now()
 		if err = deploy(version); err == nil {
 			v.deployed(version)
-			took = append(took, ms(time.Since(start)))
+			took = append(took, measure.MS(time.Since(start)))
 		}
 	}
 	calls.Wait()
@@ -57,35 +63,19 @@ func deploys(ctx context.Context, l *lambent, _ string, short bool) error {
 		return err
 	}
 
-	rep.row("what", "count", "p50 ms", "p99 ms", "max ms")
-	rep.row("requests", fmt.Sprint(len(v.times)), figure(median(v.times)), figure(quantile(v.times, 0.99)), figure(slices.Max(v.times)))
-	rep.row(fmt.Sprintf("streams of %s", streaming), fmt.Sprint(v.streams), "", "", "")
-	rep.row("of them across a switch", fmt.Sprint(v.crossed), "", "", "")
-	rep.row("deploys", fmt.Sprint(len(took)), figure(median(took)), "", figure(slices.Max(took)))
+	rep.Row("what", "count", "p50 ms", "p99 ms", "max ms")
+	rep.Row("requests", fmt.Sprint(len(v.times)), measure.Figure(measure.Median(v.times)), measure.Figure(measure.Quantile(v.times, 0.99)), measure.Figure(slices.Max(v.times)))
+	rep.Row(fmt.Sprintf("streams of %s", streaming), fmt.Sprint(v.streams), "", "", "")
+	rep.Row("of them across a switch", fmt.Sprint(v.crossed), "", "", "")
+	rep.Row("deploys", fmt.Sprint(len(took)), measure.Figure(measure.Median(took)), "", measure.Figure(slices.Max(took)))
 	for i, why := range v.failures {
 		rep.Notes[fmt.Sprintf("failure %d", i+1)] = why
 	}
-	rep.atLeast("deploy_requests_per_second", float64(len(v.times))/length.Seconds(), "1/s", 0.98*deployRate)
-	rep.atLeast("deploy_streams_crossing", float64(v.crossed), "count", switches)
-	rep.none("deploy_failed", v.failed)
-	rep.none("deploy_answers_of_old_revisions", v.old)
-	return rep.finish()
-}
-
-func figure(v float64) string { return fmt.Sprintf("%.1f", v) }
-
-// every calls f at each step until length is over.
-func every(ctx context.Context, length, step time.Duration, f func()) {
-	tick := time.NewTicker(step)
-	defer tick.Stop()
-	for range int(length / step) {
-		f()
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-	}
+	rep.AtLeast("deploy_requests_per_second", float64(len(v.times))/length.Seconds(), "1/s", 0.98*deployRate)
+	rep.AtLeast("deploy_streams_crossing", float64(v.crossed), "count", switches)
+	rep.None("deploy_failed", v.failed)
+	rep.None("deploy_answers_of_old_revisions", v.old)
+	return rep.Finish()
 }
 
 // versions calls a function that tells its version, and counts what goes wrong.
@@ -131,7 +121,7 @@ func (v *versions) call(ctx context.Context) {
 		v.old++
 	}
 	if err == nil {
-		v.times = append(v.times, ms(time.Since(sent)))
+		v.times = append(v.times, measure.MS(time.Since(sent)))
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"lambent/test/measure"
 )
 
 // target is where a load goes: a network address and the bytes of one request.
@@ -26,6 +28,13 @@ func post(name, network, address, host, path string, body []byte, fields ...stri
 	req := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n%s\r\n%s",
 		path, host, len(body), strings.Join(fields, ""), body)
 	return target{name: name, network: network, address: address, request: []byte(req)}
+}
+
+// function is the target of a POST of body to a function.
+func function(l *measure.Daemon, name string, body []byte) target {
+	t := post("lambent "+name, "tcp", l.Host, l.Host, "/fn/"+name+"/", body)
+	t.pid = l.PID()
+	return t
 }
 
 // fields gives the lines of a header.

@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"lambent/test/measure"
 )
 
 func main() {
@@ -23,16 +25,21 @@ func main() {
 	defer stop()
 	switch flag.Arg(0) {
 	case "warm":
-		exit(onLambent(ctx, *short, warm))
+		exit(measured(ctx, *short, warm))
 	case "cold":
-		exit(onLambent(ctx, *short, cold))
+		exit(measured(ctx, *short, cold))
 	case "scale":
 		exit(scale(ctx, *short))
 	case "deploy":
-		exit(onLambent(ctx, *short, deploys))
+		exit(measured(ctx, *short, deploys))
 	}
 	fmt.Fprintln(os.Stderr, "usage: bench [-short] warm|cold|scale|deploy")
 	os.Exit(2)
+}
+
+// measured runs f with a new daemon.
+func measured(ctx context.Context, short bool, f func(ctx context.Context, l *measure.Daemon, dir string, short bool) error) error {
+	return measure.With(ctx, func(ctx context.Context, l *measure.Daemon, dir string) error { return f(ctx, l, dir, short) })
 }
 
 func exit(err error) {

@@ -9,11 +9,12 @@ import (
 	"sync"
 	"time"
 
-	words "lambent"
+	"lambent"
 	"lambent/control"
 	"lambent/internal/embednats"
 	"lambent/store"
 	"lambent/store/jetstream"
+	"lambent/test/measure"
 )
 
 // scale measures a node with very many registered functions. They are written to its store as a deploy
@@ -32,9 +33,9 @@ func scale(ctx context.Context, short bool) (err error) {
 	if err != nil {
 		return err
 	}
-	rep := newReport("scale")
-	rep.row("functions", "restart to first answer", "RSS MB", "warm p50 us")
-	nodes := map[int]*lambent{}
+	rep := measure.NewReport("scale")
+	rep.Row("functions", "restart to first answer", "RSS MB", "warm p50 us")
+	nodes := map[int]*measure.Daemon{}
 	sizes := []int{few, many}
 	var rss [2]float64
 	var first [2]time.Duration
@@ -53,19 +54,19 @@ func scale(ctx context.Context, short bool) (err error) {
 			return err
 		}
 		rep.Notes[fmt.Sprintf("registering %d", n)] = fmt.Sprintf("%.1f s", time.Since(began).Seconds())
-		l, err := up(ctx, data)
+		l, err := measure.Start(ctx, data)
 		if err != nil {
 			return err
 		}
 		nodes[i] = l
-		defer func() { err = errors.Join(err, l.stop()) }()
-		if err := once(ctx, l.function(fmt.Sprintf("f%d", n-1), []byte("hello"))); err != nil {
+		defer func() { err = errors.Join(err, l.Stop()) }()
+		if err := once(ctx, function(l, fmt.Sprintf("f%d", n-1), []byte("hello"))); err != nil {
 			return err
 		}
-		first[i] = time.Since(l.started)
+		first[i] = time.Since(l.Started)
 		// What was needed to start is given back after a while; what stays is what counts.
 		time.Sleep(20 * time.Second)
-		bytes, err := l.rss()
+		bytes, err := l.RSS()
 		if err != nil {
 			return err
 		}
@@ -74,7 +75,7 @@ func scale(ctx context.Context, short bool) (err error) {
 	var p50 [2][]float64
 	for range 9 {
 		for i, n := range sizes {
-			r, err := load(ctx, nodes[i].function(fmt.Sprintf("f%d", n/2), []byte("hello")), 1, 500*time.Millisecond)
+			r, err := load(ctx, function(nodes[i], fmt.Sprintf("f%d", n/2), []byte("hello")), 1, 500*time.Millisecond)
 			if err != nil {
 				return err
 			}
@@ -82,36 +83,36 @@ func scale(ctx context.Context, short bool) (err error) {
 		}
 	}
 	for i, n := range sizes {
-		rep.row(fmt.Sprint(n), fmt.Sprintf("%.2f s", first[i].Seconds()), fmt.Sprintf("%.1f", rss[i]/(1<<20)), fmt.Sprintf("%.0f", median(p50[i])))
+		rep.Row(fmt.Sprint(n), fmt.Sprintf("%.2f s", first[i].Seconds()), fmt.Sprintf("%.1f", rss[i]/(1<<20)), fmt.Sprintf("%.0f", measure.Median(p50[i])))
 	}
-	rep.atMost("scale_rss_per_function", (rss[1]-rss[0])/float64(many-few), "B", 4096)
-	rep.atMost("scale_lookup_ratio", median(p50[1])/median(p50[0]), "x", 1.1)
-	rep.atMost("scale_restart_to_first_answer", first[1].Seconds(), "s", 3)
-	return rep.finish()
+	rep.AtMost("scale_rss_per_function", (rss[1]-rss[0])/float64(many-few), "B", 4096)
+	rep.AtMost("scale_lookup_ratio", measure.Median(p50[1])/measure.Median(p50[0]), "x", 1.1)
+	rep.AtMost("scale_restart_to_first_answer", first[1].Seconds(), "s", 3)
+	return rep.Finish()
 }
 
 // deployed is the data folder of a daemon that has run, and the function in it.
 type deployed struct {
 	data     string
-	function *words.Function
+	function *lambent.Function
 }
 
 // deployOne deploys a function to a new daemon, and stops it.
 func deployOne(ctx context.Context, data string) (d deployed, err error) {
-	l, err := up(ctx, data)
+	l, err := measure.Start(ctx, data)
 	if err != nil {
 		return d, err
 	}
-	defer func() { err = errors.Join(err, l.stop()) }()
-	if err := l.deploy(ctx, "test/bench/echo", "--name", "f0"); err != nil {
+	defer func() { err = errors.Join(err, l.Stop()) }()
+	if err := l.Deploy(ctx, "test/bench/echo", "--name", "f0"); err != nil {
 		return d, err
 	}
-	f, err := l.client.Function(ctx, "default", "f0")
+	f, err := l.Client.Function(ctx, "default", "f0")
 	return deployed{data, f}, err
 }
 
 // register writes functions up to f<n-1>, like template, into the store of a daemon that is not running.
-func register(ctx context.Context, data string, template *words.Function, n int) (err error) {
+func register(ctx context.Context, data string, template *lambent.Function, n int) (err error) {
 	srv, err := embednats.Start(embednats.Options{Dir: filepath.Join(data, "nats")})
 	if err != nil {
 		return err
@@ -136,10 +137,10 @@ func register(ctx context.Context, data string, template *words.Function, n int)
 	return errors.Join(errs...)
 }
 
-func registerOne(ctx context.Context, s store.Store, template *words.Function, name string) error {
+func registerOne(ctx context.Context, s store.Store, template *lambent.Function, name string) error {
 	t := template.Latest
-	rev := words.NewRevision(t.Namespace, name, t.Settings, t.Code, t.Root, t.Created)
-	f := &words.Function{Namespace: t.Namespace, Name: name, Created: t.Created, Updated: t.Created, Latest: rev}
+	rev := lambent.NewRevision(t.Namespace, name, t.Settings, t.Code, t.Root, t.Created)
+	f := &lambent.Function{Namespace: t.Namespace, Name: name, Created: t.Created, Updated: t.Created, Latest: rev}
 	for key, value := range control.Entries(f) {
 		if _, err := s.Put(ctx, key, value, store.Any); err != nil {
 			return err

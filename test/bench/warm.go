@@ -7,14 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	words "lambent"
+	"lambent"
 	"lambent/shim/node"
 	"lambent/shim/python"
+	"lambent/test/measure"
 )
 
 // buildEcho builds the program that the benchmarks call.
@@ -35,7 +35,7 @@ type server struct {
 	folder string
 	args   []string // for its deploy
 	// bare gives the command that runs it on a socket as descriptor 3, and its environment.
-	bare        func(ctx context.Context, l *lambent, name, dir string) (argv, env []string, err error)
+	bare        func(ctx context.Context, l *measure.Daemon, name, dir string) (argv, env []string, err error)
 	connections []int
 	// single servers get one request at a time, from Lambent by their settings and so from the proxy, too.
 	single bool
@@ -49,21 +49,21 @@ var servers = []server{
 	{"python", "test/bench/echo-python", nil, barePython, []int{32}, true, "warm_throughput_ratio_python"},
 }
 
-func bareGo(ctx context.Context, _ *lambent, _, dir string) (argv, env []string, err error) {
+func bareGo(ctx context.Context, _ *measure.Daemon, _, dir string) (argv, env []string, err error) {
 	bin, err := buildEcho(ctx, dir)
 	return []string{bin}, nil, err
 }
 
-func bareNode(ctx context.Context, l *lambent, name, dir string) (argv, env []string, err error) {
-	s, err := l.settings(ctx, name)
+func bareNode(ctx context.Context, l *measure.Daemon, name, dir string) (argv, env []string, err error) {
+	s, err := l.Settings(ctx, name)
 	if err != nil {
 		return nil, nil, err
 	}
 	return inFolder(node.Command("/usr/bin/node", s.Memory), node.Dir, dir), shimEnv(s), node.Install(dir)
 }
 
-func barePython(ctx context.Context, l *lambent, name, dir string) (argv, env []string, err error) {
-	s, err := l.settings(ctx, name)
+func barePython(ctx context.Context, l *measure.Daemon, name, dir string) (argv, env []string, err error) {
+	s, err := l.Settings(ctx, name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -79,20 +79,20 @@ func inFolder(argv []string, was, dir string) []string {
 	return argv
 }
 
-func shimEnv(s words.Settings) []string {
+func shimEnv(s lambent.Settings) []string {
 	return []string{
 		"LAMBENT_HANDLER=" + s.Handler, "LAMBENT_NAMESPACE=default", "LAMBENT_FUNCTION=echo", "LAMBENT_REVISION=1",
 		"LAMBENT_INSTANCE=1", "LAMBENT_MEMORY=" + strconv.Itoa(s.Memory), "LAMBENT_CONCURRENCY=" + strconv.Itoa(s.Concurrency), "LISTEN_FDS=1",
 	}
 }
 
-func warm(ctx context.Context, l *lambent, dir string, short bool) error {
+func warm(ctx context.Context, l *measure.Daemon, dir string, short bool) error {
 	rounds, length := 9, 2*time.Second
 	if short {
 		rounds, length = 3, time.Second
 	}
-	rep := newReport("warm")
-	rep.row("server", "connections", "target", "req/s", "p50", "p99", "CPU/req", "failed")
+	rep := measure.NewReport("warm")
+	rep.Row("server", "connections", "target", "req/s", "p50", "p99", "CPU/req", "failed")
 	failed := 0
 	for _, s := range servers {
 		n, err := s.measure(ctx, l, filepath.Join(dir, s.name), rep, rounds, length)
@@ -101,18 +101,18 @@ func warm(ctx context.Context, l *lambent, dir string, short bool) error {
 		}
 		failed += n
 	}
-	rep.none("warm_failed", failed)
-	return rep.finish()
+	rep.None("warm_failed", failed)
+	return rep.Finish()
 }
 
 // measure compares the three ways to s and gives how many requests failed. Lambent gets one instance of it,
 // because the proxy has one server behind it.
-func (s server) measure(ctx context.Context, l *lambent, dir string, rep *report, rounds int, length time.Duration) (failed int, err error) {
+func (s server) measure(ctx context.Context, l *measure.Daemon, dir string, rep *measure.Report, rounds int, length time.Duration) (failed int, err error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return 0, err
 	}
 	args := append([]string{"--name", s.name, "--cpu", "2000", "--set", "max_instances=1"}, s.args...)
-	if err := l.deploy(ctx, s.folder, args...); err != nil {
+	if err := l.Deploy(ctx, s.folder, args...); err != nil {
 		return 0, err
 	}
 	argv, env, err := s.bare(ctx, l, s.name, dir)
@@ -136,7 +136,7 @@ func (s server) measure(ctx context.Context, l *lambent, dir string, rep *report
 	defer stopProxy()
 	direct := post("bare server", "unix", alone.socket, "echo", "/", body, fields(hostFields)...)
 	direct.pid = alone.cmd.Process.Pid
-	targets := []target{direct, proxy, l.function(s.name, body)}
+	targets := []target{direct, proxy, function(l, s.name, body)}
 	for _, connections := range s.connections {
 		rates := make([][]float64, len(targets))
 		p50s := make([][]float64, len(targets))
@@ -160,9 +160,9 @@ func (s server) measure(ctx context.Context, l *lambent, dir string, rep *report
 			}
 		}
 		for i, t := range targets {
-			rep.row(s.name, fmt.Sprint(connections), t.name, fmt.Sprintf("%.0f", median(rates[i])),
-				fmt.Sprintf("%.0f us", median(p50s[i])), fmt.Sprintf("%.0f us", median(p99s[i])),
-				fmt.Sprintf("%.0f us", median(cpus[i])), fmt.Sprint(fails[i]))
+			rep.Row(s.name, fmt.Sprint(connections), t.name, fmt.Sprintf("%.0f", measure.Median(rates[i])),
+				fmt.Sprintf("%.0f us", measure.Median(p50s[i])), fmt.Sprintf("%.0f us", measure.Median(p99s[i])),
+				fmt.Sprintf("%.0f us", measure.Median(cpus[i])), fmt.Sprint(fails[i]))
 			failed += fails[i]
 		}
 		// Each round's three runs follow one another, so they meet much the same machine.
@@ -171,31 +171,19 @@ func (s server) measure(ctx context.Context, l *lambent, dir string, rep *report
 			for i := range each {
 				each[i] = of(v[0][i], v[1][i], v[2][i])
 			}
-			return median(each)
+			return measure.Median(each)
 		}
 		if connections == 1 {
 			added := pairs(p50s, func(d, _, l float64) float64 { return l - d })
 			proxied := pairs(p50s, func(d, p, _ float64) float64 { return p - d })
-			rep.row(s.name, "", "added by Lambent", "", fmt.Sprintf("%.0f us", added), "", "", "")
-			rep.row(s.name, "", "added by ReverseProxy", "", fmt.Sprintf("%.0f us", proxied), "", "", "")
-			rep.atMost("warm_added_latency_ratio", added/proxied, "x", 1)
+			rep.Row(s.name, "", "added by Lambent", "", fmt.Sprintf("%.0f us", added), "", "", "")
+			rep.Row(s.name, "", "added by ReverseProxy", "", fmt.Sprintf("%.0f us", proxied), "", "", "")
+			rep.AtMost("warm_added_latency_ratio", added/proxied, "x", 1)
 		} else {
-			rep.atLeast(s.bar, pairs(rates, func(_, p, l float64) float64 { return l / p }), "x", 0.7)
+			rep.AtLeast(s.bar, pairs(rates, func(_, p, l float64) float64 { return l / p }), "x", 0.7)
 		}
 	}
 	return failed, nil
 }
 
 func us(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
-
-func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
-func median(v []float64) float64 { return quantile(v, 0.5) }
-
-func quantile(v []float64, q float64) float64 {
-	if len(v) == 0 {
-		return 0
-	}
-	s := slices.Sorted(slices.Values(v))
-	return s[min(len(s)-1, int(q*float64(len(s))))]
-}

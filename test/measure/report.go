@@ -1,4 +1,6 @@
-package main
+// Package measure is what the benchmarks and the endurance tests share: a daemon to measure, and the report of what
+// was measured.
+package measure
 
 import (
 	"encoding/json"
@@ -20,8 +22,8 @@ type bar struct {
 	Hard bool `json:"hard"`
 }
 
-// report collects what a benchmark prints and writes.
-type report struct {
+// Report collects what a run prints and writes.
+type Report struct {
 	name  string
 	Load  [2]string         `json:"load"` // of the machine, before and after
 	Table [][]string        `json:"table"`
@@ -29,8 +31,9 @@ type report struct {
 	Notes map[string]string `json:"notes,omitempty"`
 }
 
-func newReport(name string) *report {
-	return &report{name: name, Load: [2]string{loadavg(), ""}, Notes: map[string]string{}}
+// NewReport begins the report of that name.
+func NewReport(name string) *Report {
+	return &Report{name: name, Load: [2]string{loadavg(), ""}, Notes: map[string]string{}}
 }
 
 func loadavg() string {
@@ -41,23 +44,26 @@ func loadavg() string {
 	return strings.Join(strings.Fields(string(raw))[:3], " ")
 }
 
-func (r *report) row(cells ...string) { r.Table = append(r.Table, cells) }
+// Row adds a row to the table.
+func (r *Report) Row(cells ...string) { r.Table = append(r.Table, cells) }
 
-func (r *report) atMost(name string, value float64, unit string, limit float64) {
+// AtMost is a bar that value shall not exceed; a miss does not fail the run.
+func (r *Report) AtMost(name string, value float64, unit string, limit float64) {
 	r.Bars = append(r.Bars, bar{name, value, unit, fmt.Sprintf("<=%g", limit), value <= limit, false})
 }
 
-func (r *report) atLeast(name string, value float64, unit string, limit float64) {
+// AtLeast is a bar that value shall reach; a miss does not fail the run.
+func (r *Report) AtLeast(name string, value float64, unit string, limit float64) {
 	r.Bars = append(r.Bars, bar{name, value, unit, fmt.Sprintf(">=%g", limit), value >= limit, false})
 }
 
-// none is a bar of correctness: value must be zero.
-func (r *report) none(name string, value int) {
+// None is a bar of correctness: value must be zero.
+func (r *Report) None(name string, value int) {
 	r.Bars = append(r.Bars, bar{name, float64(value), "count", "==0", value == 0, true})
 }
 
-// finish prints the table and the bars, writes both to bench/out, and fails if a hard bar was missed.
-func (r *report) finish() error {
+// Finish prints the table and the bars, writes both to bench/out, and fails if a hard bar was missed.
+func (r *Report) Finish() error {
 	r.Load[1] = loadavg()
 	tw := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for _, row := range r.Table {

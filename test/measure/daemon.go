@@ -1,0 +1,180 @@
+package measure
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"lambent"
+	"lambent/client"
+)
+
+// Daemon is a running bin/lambent.
+type Daemon struct {
+	Data    string
+	Host    string // of the functions listener
+	Client  *client.Client
+	Started time.Time // just before its exec
+
+	cmd  *exec.Cmd
+	args []string
+}
+
+// Start runs bin/lambent with further arguments on the folder data, and returns when it serves. Its log goes to
+// the file data.log.
+func Start(ctx context.Context, data string, args ...string) (*Daemon, error) {
+	d := &Daemon{Data: data, args: args}
+	return d, d.start(ctx, "127.0.0.1:0", "127.0.0.1:0")
+}
+
+// Restart runs it again at the same addresses, after Kill or Stop.
+func (d *Daemon) Restart(ctx context.Context) error {
+	control, err := url.Parse(d.Client.URL())
+	if err != nil {
+		return err
+	}
+	return d.start(ctx, d.Host, control.Host)
+}
+
+func (d *Daemon) start(ctx context.Context, functions, control string) error {
+	args := append([]string{"up", "--data", d.Data, "--listen", functions, "--control", control}, d.args...)
+	d.cmd = exec.CommandContext(ctx, "bin/lambent", args...)
+	d.cmd.Env = d.env()
+	// Its log would stand in the middle of the report.
+	log, err := os.OpenFile(d.Log(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	d.cmd.Stderr = log
+	d.cmd.Cancel = func() error { return d.cmd.Process.Signal(syscall.SIGTERM) }
+	d.cmd.WaitDelay = 40 * time.Second
+	out, err := d.cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	d.Started = time.Now()
+	if err := d.cmd.Start(); err != nil {
+		return fmt.Errorf("%w: run make build first", err)
+	}
+	serving := false
+	lines := bufio.NewScanner(out)
+	for !serving && lines.Scan() {
+		serving = strings.HasPrefix(lines.Text(), "serving")
+	}
+	if !serving {
+		failed := errors.Join(errors.New("lambent did not begin to serve"), d.cmd.Wait())
+		told, err := os.ReadFile(d.Log())
+		return errors.Join(failed, err, errors.New(string(told)))
+	}
+	go func() {
+		for lines.Scan() { // so that it never waits for us
+		}
+	}()
+	return d.connect()
+}
+
+// connect finds out where it serves.
+func (d *Daemon) connect() error {
+	raw, err := os.ReadFile(filepath.Join(d.Data, "endpoints.json"))
+	if err != nil {
+		return err
+	}
+	var at struct{ Functions, Control string }
+	if err := json.Unmarshal(raw, &at); err != nil {
+		return err
+	}
+	key, err := os.ReadFile(filepath.Join(d.Data, "admin.key"))
+	if err != nil {
+		return err
+	}
+	u, err := url.Parse(at.Functions)
+	if err != nil {
+		return err
+	}
+	d.Host = u.Host
+	d.Client, err = client.New(at.Control, strings.TrimSpace(string(key)))
+	return err
+}
+
+// With runs f with a new daemon, and a folder, that are gone afterwards.
+func With(ctx context.Context, f func(ctx context.Context, d *Daemon, dir string) error) (err error) {
+	dir, err := os.MkdirTemp("", "lambent-measure-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	d, err := Start(ctx, filepath.Join(dir, "data"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Stop()) }()
+	return f(ctx, d, dir)
+}
+
+// Log is the file that it logs to.
+func (d *Daemon) Log() string { return d.Data + ".log" }
+
+// PID is its process.
+func (d *Daemon) PID() int { return d.cmd.Process.Pid }
+
+// Stop ends the daemon and waits for it.
+func (d *Daemon) Stop() error {
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	return d.cmd.Wait()
+}
+
+func (d *Daemon) env() []string {
+	return append(os.Environ(), "XDG_CONFIG_HOME="+filepath.Join(d.Data, "config"))
+}
+
+// CLI runs a command as a user would.
+func (d *Daemon) CLI(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, "bin/lambent", args...)
+	cmd.Env = d.env()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("lambent %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// Deploy deploys the folder dir with further arguments.
+func (d *Daemon) Deploy(ctx context.Context, dir string, args ...string) error {
+	return d.CLI(ctx, append([]string{"deploy", dir}, args...)...)
+}
+
+// Settings gives the complete settings of a function.
+func (d *Daemon) Settings(ctx context.Context, name string) (lambent.Settings, error) {
+	f, err := d.Client.Function(ctx, lambent.DefaultNamespace, name)
+	if err != nil {
+		return lambent.Settings{}, err
+	}
+	return f.Latest.Settings, nil
+}
+
+// RSS is the resident memory of the daemon, in bytes.
+func (d *Daemon) RSS() (int64, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.PID()))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(raw)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			var kb int64
+			_, err := fmt.Sscan(rest, &kb)
+			return kb << 10, err
+		}
+	}
+	return 0, errors.New("no VmRSS in /proc/PID/status")
+}
