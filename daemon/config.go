@@ -30,6 +30,7 @@ type Config struct {
 	Version     string
 	Logger      *slog.Logger
 	Drain       time.Duration // how long calls under way may take when the daemon stops; default 30s
+	Idle        time.Duration // how long a connection that waits for its next request is kept then; default 1s
 	// Serving is called once, when both listeners serve.
 	Serving func(Endpoints)
 }
@@ -60,6 +61,9 @@ func (c *Config) complete() {
 	}
 	if c.Drain == 0 {
 		c.Drain = 30 * time.Second
+	}
+	if c.Idle == 0 {
+		c.Idle = time.Second
 	}
 	if c.Serving == nil {
 		c.Serving = func(Endpoints) {}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"iter"
 	"log/slog"
-	"net"
 	"net/http"
 	"sync"
 
@@ -24,6 +23,7 @@ import (
 	"lambent/executor/process"
 	"lambent/gateway"
 	"lambent/gateway/route"
+	"lambent/internal/drain"
 	"lambent/internal/durable"
 	"lambent/internal/egress"
 	"lambent/internal/embednats"
@@ -203,10 +203,12 @@ func (n *node) serve(ctx context.Context) error {
 	authenticate := func(r *http.Request) (lambent.Principal, bool) { return n.keys.Authenticate(control.Bearer(r)) }
 	stopping, stop := context.WithCancel(context.Background())
 	defer stop()
-	public := n.server(gateway.New(gateway.Options{
+	var public *drain.Server
+	public = n.server(functions, gateway.New(gateway.Options{
 		Table: n.table, Routes: &n.routes, Invoker: n.invoker, Authenticate: authenticate, Public: loopback(functions),
+		Closing: func() bool { return public.Draining() },
 	}), certs)
-	private := n.server(control.New(control.Options{
+	private := n.server(admin, control.New(control.Options{
 		Version: n.cfg.Version, Store: n.store, Functions: n.table, Code: bundles{n.code}, Executor: n.tiers,
 		Build: n.build(stopping), Ready: n.dispatch.Ready, Applied: n.applied, Invoker: n.invoker,
 		Records: n.records, Logs: logReader{n.logs, stopping}, Events: eventReader{n.events, stopping}, Findings: n.findings,
@@ -216,9 +218,9 @@ func (n *node) serve(ctx context.Context) error {
 	}), adminCerts)
 	failed := make(chan error, 2)
 	var serving sync.WaitGroup
-	for server, l := range map[*http.Server]net.Listener{public: functions, private: admin} {
+	for _, server := range []*drain.Server{public, private} {
 		serving.Go(func() {
-			if err := serve(server, l); !errors.Is(err, http.ErrServerClosed) {
+			if err := server.Serve(); err != nil {
 				failed <- err
 			}
 		})
@@ -241,16 +243,12 @@ func (n *node) serve(ctx context.Context) error {
 // drain stops accepting, lets the calls under way end, and cuts what is left when their time is up. The
 // dispatcher closes last, so that no request is refused that was accepted before; what it still has then
 // are switched connections, which their server does not wait for.
-func (n *node) drain(servers ...*http.Server) {
+func (n *node) drain(servers ...*drain.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Drain)
 	defer cancel()
 	var draining sync.WaitGroup
 	for _, s := range servers {
-		draining.Go(func() {
-			if s.Shutdown(ctx) != nil {
-				s.Close()
-			}
-		})
+		draining.Go(func() { s.Drain(ctx, drain.Options{Idle: n.cfg.Idle}) })
 	}
 	draining.Wait()
 	n.dispatch.Close(ctx)

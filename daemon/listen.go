@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"crypto/tls"
 	"log/slog"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"lambent"
+	"lambent/internal/drain"
 	"lambent/internal/keypair"
 )
 
@@ -22,7 +24,9 @@ type listeners struct {
 }
 
 func (ls *listeners) listen(address string) (net.Listener, error) {
-	l, err := net.Listen("tcp", address)
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false) // it would keep a drain from emptying the queue
+	l, err := lc.Listen(context.Background(), "tcp", address)
 	if err != nil {
 		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "cannot listen on %s: %w", address, err).
 			WithHint("is another server there? choose another address, or port 0 for any")
@@ -77,9 +81,9 @@ func (n *node) certificates() (*keypair.Store, error) {
 	return certs, nil
 }
 
-// server is a listener's server: HTTP/1.1 and HTTP/2, which clients choose by ALPN with certs and know beforehand
+// server is the server of l: HTTP/1.1 and HTTP/2, which clients choose by ALPN with certs and know beforehand
 // without.
-func (n *node) server(h http.Handler, certs *keypair.Store) *http.Server {
+func (n *node) server(l net.Listener, h http.Handler, certs *keypair.Store) *drain.Server {
 	s := &http.Server{
 		Handler:           h,
 		Protocols:         new(http.Protocols),
@@ -91,16 +95,9 @@ func (n *node) server(h http.Handler, certs *keypair.Store) *http.Server {
 	s.Protocols.SetHTTP1(true)
 	if certs == nil {
 		s.Protocols.SetUnencryptedHTTP2(true)
-		return s
+		return drain.New(s, l)
 	}
 	s.Protocols.SetHTTP2(true)
 	s.TLSConfig = &tls.Config{GetCertificate: certs.Certificate, MinVersion: tls.VersionTLS12}
-	return s
-}
-
-func serve(s *http.Server, l net.Listener) error {
-	if s.TLSConfig != nil {
-		return s.ServeTLS(l, "", "")
-	}
-	return s.Serve(l)
+	return drain.New(s, l)
 }

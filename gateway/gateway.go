@@ -19,7 +19,7 @@ import (
 	"lambent/observe/trace"
 )
 
-// Options configure a Gateway. All but Public are needed.
+// Options configure a Gateway. All but Public and Closing are needed.
 type Options struct {
 	Table   *route.Table
 	Routes  *route.Routes
@@ -28,13 +28,20 @@ type Options struct {
 	Authenticate func(*http.Request) (who lambent.Principal, ok bool)
 	// Public is the auth of functions that say none; it is for listeners that only this machine reaches.
 	Public bool
+	// Closing tells whether connections are closed once they had their answer.
+	Closing func() bool
 }
 
 // Gateway serves functions over HTTP.
 type Gateway struct{ opt Options }
 
 // New makes a Gateway.
-func New(opt Options) *Gateway { return &Gateway{opt} }
+func New(opt Options) *Gateway {
+	if opt.Closing == nil {
+		opt.Closing = func() bool { return false }
+	}
+	return &Gateway{opt}
+}
 
 var _ http.Handler = (*Gateway)(nil)
 
@@ -218,6 +225,9 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, inv *lambent.Inv
 		return
 	}
 	writeHead(h, resp)
+	if g.opt.Closing() {
+		h["Connection"] = []string{"close"}
+	}
 	w.WriteHeader(resp.Status)
 	err = copyBody(w, rc, resp, bound{idle: inv.Revision.Settings.Timeouts.Idle.D(), set: rc.SetWriteDeadline})
 	if err == nil {
