@@ -15,7 +15,9 @@ func (d *Dispatcher) hand(ctx context.Context, l *lease, inv *lambent.Invocation
 	handed := time.Now()
 	resp, err := l.inst.Handle(ctx, inv, deadline)
 	head := time.Now()
-	inv.Outcome.Phases[lambent.PhaseHandler] += head.Sub(handed)
+	if !errors.Is(err, executor.ErrNotSent) { // else it was only a part of its wait
+		inv.Outcome.Phases[lambent.PhaseHandler] += head.Sub(handed)
+	}
 	if err != nil {
 		l.release(l.judge(err))
 		return nil, err

@@ -88,24 +88,23 @@ func New(opt Options) *Dispatcher {
 	return d
 }
 
-// maxAttempts bounds how often one invocation is dispatched: only those that no byte was handed over of
-// are dispatched again.
-const maxAttempts = 3
-
 // Invoke implements [lambent.Invoker].
 func (d *Dispatcher) Invoke(ctx context.Context, inv *lambent.Invocation) (*lambent.Response, error) {
 	deadline := inv.Accepted.Add(inv.Revision.Settings.Timeouts.Total.D())
-	for attempt := 1; ; attempt++ {
+	attempts := newAttempts(inv)
+	for {
 		l, err := d.lease(ctx, inv, deadline)
 		if err == nil {
 			var resp *lambent.Response
 			if resp, err = d.hand(ctx, l, inv, deadline); err == nil {
+				attempts.settled(false)
 				return resp, nil
 			}
-			if errors.Is(err, executor.ErrNotSent) && attempt < maxAttempts && ctx.Err() == nil {
+			if attempts.again(ctx, err) {
 				continue
 			}
 		}
+		attempts.settled(true)
 		e := lambent.ErrorOf(err)
 		if e.Invocation == "" {
 			shared := *e // one failed start answers many callers
@@ -117,27 +116,29 @@ func (d *Dispatcher) Invoke(ctx context.Context, inv *lambent.Invocation) (*lamb
 	}
 }
 
-// lease waits for a slot and fills the phases until then.
+// lease waits for a slot and fills the phases until then. The time that instances had it for that died with it does not
+// count as waiting.
 func (d *Dispatcher) lease(ctx context.Context, inv *lambent.Invocation, deadline time.Time) (*lease, error) {
-	s := &inv.Revision.Settings
-	limit := inv.Accepted.Add(s.Timeouts.Queue.D())
+	out := &inv.Outcome
+	handled := out.Phases[lambent.PhaseHandler]
+	limit := inv.Accepted.Add(inv.Revision.Settings.Timeouts.Queue.D() + handled)
 	if deadline.Before(limit) {
 		limit = deadline
 	}
 	l, err := d.acquire(ctx, inv, limit)
 	wait := time.Since(inv.Accepted)
-	if err != nil {
-		inv.Outcome.Phases[lambent.PhaseQueue] = wait
-		return nil, err
+	out.Phases = lambent.Phases{}
+	if err == nil {
+		out.Instance = l.inst.ID()
+		if l.cold {
+			out.Cold = true
+			out.Phases = l.inst.phases
+		}
 	}
-	inv.Outcome.Instance = l.inst.ID()
-	if l.cold {
-		inv.Outcome.Cold = true
-		inv.Outcome.Phases = l.inst.phases
-	}
+	out.Phases[lambent.PhaseHandler] = handled
 	// A start may have begun for another caller, before this one came.
-	inv.Outcome.Phases[lambent.PhaseQueue] = max(0, wait-inv.Outcome.Phases.Total())
-	return l, nil
+	out.Phases[lambent.PhaseQueue] = max(0, wait-out.Phases.Total())
+	return l, err
 }
 
 // acquire takes a slot in the pool of the revision, whichever pool that is by then.

@@ -2,8 +2,8 @@
 //
 // Invariants, proved for every tier by executortest.Run:
 //   - An instance that Start returned is ready: it has said so itself (its answer to OPTIONS *), nobody polled.
-//   - Handle delivers a request at most once. An error that wraps [ErrNotSent] means that no byte of
-//     it reached the function, so it may be handed to another instance.
+//   - Handle delivers a request at most once. An error that wraps [ErrNotSent] means that the function has not
+//     got it, so it may be handed to another instance: inv.Body then gives the whole body, and must be closed.
 //   - After Stop returns nothing of the instance is left: no process, mount, cgroup, descriptor or file.
 //   - What an instance wrote before it finished answering has been given to its log sink before the
 //     response's Close returns, when the instance serves one request at a time.

@@ -61,6 +61,7 @@ func (i *invoker) record(inv *lambent.Invocation, failure *lambent.Error) {
 		Status:    out.Status,
 		Error:     bounded(failure),
 		Instance:  out.Instance,
+		Attempt:   inv.Attempt,
 		Cold:      out.Cold,
 		BytesIn:   out.BytesIn,
 		BytesOut:  out.BytesOut,

@@ -41,6 +41,7 @@ type instance struct {
 	log      *logger
 	gate     *egress.Gate // nil without egress rules
 	guest    *guest.Client
+	backlog  *backlog // nil for jobs
 	phases   lambent.Phases
 	stopping atomic.Bool
 	kills    atomic.Int64 // for memory, as far as hintMemory knows
@@ -136,6 +137,11 @@ func (in *instance) end(r sandbox.Report) {
 			}
 		}
 		close(in.done)
+		if in.backlog != nil {
+			if err := in.backlog.giveBack(); err != nil {
+				in.exec.log.Error("cannot give back what waits for a dead instance", "instance", in.id, "err", err)
+			}
+		}
 	})
 }
 
@@ -159,6 +165,9 @@ func (in *instance) release() {
 		in.gate.Close()
 	}
 	in.log.close()
+	if in.backlog != nil {
+		in.backlog.socket.Close() // a second time, unless nobody watched it
+	}
 	if in.group != nil {
 		cpu, peak, err := in.group.Usage()
 		in.mu.Lock()

@@ -93,7 +93,7 @@ func (e *Executor) launch(ctx context.Context, spec executor.Spec, p program) (*
 	o := guest.Options{
 		Revision: spec.Revision, Instance: spec.ID,
 		Dial: func(ctx context.Context) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", e.path(spec.ID, fileHTTP))
+			return in.backlog.dial(ctx, e.path(spec.ID, fileHTTP))
 		},
 		Begin: in.log.begin, End: in.log.end, Died: in.died, Redact: in.log.hide.String,
 	}
@@ -179,7 +179,12 @@ func (in *instance) spawn(ctx context.Context, spec []byte, p program) (err erro
 	if p.output != nil {
 		add(p.output())
 	} else {
-		add(listen(in.exec.path(in.id, fileHTTP), unix.SOCK_STREAM, unix.SOMAXCONN))
+		socket, e := listen(in.exec.path(in.id, fileHTTP), unix.SOCK_STREAM, unix.SOMAXCONN)
+		add(socket, e)
+		if e == nil {
+			in.backlog, e = newBacklog(socket)
+			err = errors.Join(err, e)
+		}
 	}
 	add(listen(in.exec.path(in.id, fileControl), unix.SOCK_STREAM, 16))
 	add(memoryFile("spec", spec, 0))

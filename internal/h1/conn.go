@@ -165,13 +165,21 @@ func (c *Conn) RoundTrip(req *Request, d Deadlines) (*Response, error) {
 		}
 		return nil, err
 	}
-	req.free()
+	if !req.small() {
+		req.free()
+	}
 	if err := x.readHead(req); err != nil {
 		err = x.explain(err)
-		x.stop(false)
 		c.in.free()
+		if back := (*ReturnedError)(nil); errors.As(err, &back) {
+			x.takeBack(req, back)
+			return nil, err
+		}
+		x.stop(false)
+		req.free()
 		return nil, err
 	}
+	req.free()
 	return &x.Response, nil
 }
 
@@ -193,6 +201,7 @@ func (x *exchange) begin(req *Request) error {
 	}
 	c.used, c.idle = true, false
 	c.active.Store(int64(time.Since(c.born)))
+	x.head = len(req.wire)
 	n, err := x.write(req.wire)
 	c.begun = n > 0
 	switch {
@@ -271,6 +280,7 @@ type exchange struct {
 	c      *Conn
 	d      Deadlines
 	sender *sender // nil unless the body is sent on its own
+	head   int     // bytes of the request that went before what sender sends
 	unsent bool    // the socket failed within the head
 
 	answered  atomic.Bool // the final head is there: Idle counts, FirstByte does not

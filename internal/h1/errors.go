@@ -3,6 +3,7 @@ package h1
 import (
 	"errors"
 	"os"
+	"syscall"
 )
 
 // Errors that callers tell apart with errors.Is.
@@ -34,6 +35,18 @@ type ProtocolError struct{ Text string }
 
 // Error says what was wrong.
 func (e *ProtocolError) Error() string { return e.Text }
+
+// ReturnedError is what the net.Conn of a Conn may give instead of the first byte of an answer: the peer will never
+// take the connection, and what was sent on it has come back. It is an ErrNotSent.
+type ReturnedError struct {
+	Sent []byte // all of it, but for what a failing write tells
+}
+
+// Error says that the peer did not take the connection.
+func (e *ReturnedError) Error() string { return "the peer did not take the connection" }
+
+// Unwrap tells that the request may go to another Conn, and that this one is of no use.
+func (e *ReturnedError) Unwrap() []error { return []error{ErrNotSent, syscall.ECONNRESET} }
 
 // ClosedError means that the peer went away before its response was complete.
 type ClosedError struct {

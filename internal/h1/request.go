@@ -33,7 +33,8 @@ type Request struct {
 	Trailer http.Header
 	Upgrade string // protocol to ask for, or ""
 
-	wire []byte // head and small body, kept when they were not taken
+	wire    []byte        // head and small body, kept until they are known to be taken
+	untaken io.ReadCloser // the body when it was taken back
 }
 
 // Field is one field of a head.
@@ -52,12 +53,16 @@ func (r *Request) small() bool {
 // streams tells whether the body goes out on its own.
 func (r *Request) streams() bool { return r.Body != nil && r.ContentLength != 0 && !r.small() }
 
-// Untaken gives a copy of the body if it was read although no peer took a byte of it; nil if it can still be read.
-func (r *Request) Untaken() []byte {
-	if r.wire == nil || !r.small() {
+// Untaken gives the body anew if it was read although no peer took the request; nil if it can still be read from Body.
+// It must be closed.
+func (r *Request) Untaken() io.ReadCloser {
+	switch {
+	case r.untaken != nil:
+		return r.untaken
+	case r.wire == nil || !r.small():
 		return nil
 	}
-	return bytes.Clone(r.wire[len(r.wire)-int(r.ContentLength):])
+	return io.NopCloser(bytes.NewReader(bytes.Clone(r.wire[len(r.wire)-int(r.ContentLength):])))
 }
 
 // Check gives the *RequestError that makes r's head impossible to send.
@@ -236,7 +241,10 @@ var errLate = errors.New("late")
 // sender sends the body of one request from its own goroutine.
 type sender struct {
 	done    chan struct{} // closed when it has finished with the body
-	err     error         // why not all was sent; read it after done
+	err     error         // why not all was sent; read it and what is below after done
+	read    int64         // of the body
+	end     error         // what the body's last Read gave
+	unsent  []byte        // the last bytes read, when writing them failed
 	allRead chan struct{} // closed when the body is at its end and the last write begins
 }
 
@@ -266,6 +274,8 @@ func (x *exchange) sendBody(req *Request, page []byte) error {
 			space = space[:left]
 		}
 		n, err := req.Body.Read(space)
+		x.sender.read += int64(n)
+		x.sender.end = err
 		if n == 0 && err == nil {
 			if empty++; empty == 100 {
 				return &BodyError{io.ErrNoProgress}
@@ -296,6 +306,7 @@ func (x *exchange) sendBody(req *Request, page []byte) error {
 		}
 		if len(out) > 0 {
 			if _, werr := x.write(out); werr != nil {
+				x.sender.unsent = bytes.Clone(page[prefix : prefix+n])
 				return werr
 			}
 		}

@@ -2,8 +2,9 @@
 // trusted. It is what all tiers that run native code have in common.
 //
 // The host adds the fields Lambent-Invocation, Lambent-Trigger and Lambent-Deadline (Unix milliseconds)
-// to a request, and to one that came by a custom route Lambent-Route (its method and path, percent-encoded) and
-// Lambent-Path-Parameters (as a query string). Fields whose names begin with Lambent belong to the host and the function's shim alone:
+// to a request, to one that came by a custom route Lambent-Route (its method and path, percent-encoded) and
+// Lambent-Path-Parameters (as a query string), and to one that an instance has died with before Lambent-Attempt (2, or
+// more). Fields whose names begin with Lambent belong to the host and the function's shim alone:
 // those that a client sends do not reach the function, those that a function sends do not reach a client.
 //
 // When a caller gives a request up, the host half-closes the connection, which servers take for the

@@ -173,7 +173,7 @@ func (x *call2) request() (*http.Request, error) {
 	if target.Path, err = url.PathUnescape(path); err != nil {
 		return nil, &h1.RequestError{Text: err.Error()}
 	}
-	h := make(http.Header, len(inv.Header)+5)
+	h := make(http.Header, len(inv.Header)+6)
 	for name, values := range inv.Header {
 		if key := http.CanonicalHeaderKey(name); !isOurs(key) && !h1.NotInTrailer(key) {
 			h[key] = values
@@ -184,6 +184,9 @@ func (x *call2) request() (*http.Request, error) {
 	if inv.Route != "" {
 		h["Lambent-Route"] = []string{url.PathEscape(inv.Route)}
 		h["Lambent-Path-Parameters"] = []string{inv.PathParameters.Encode()}
+	}
+	if inv.Attempt > 1 {
+		h["Lambent-Attempt"] = []string{strconv.Itoa(inv.Attempt)}
 	}
 	h["Te"] = []string{"trailers"} // which gRPC asks for, and which is true of us
 	if h["User-Agent"] == nil {

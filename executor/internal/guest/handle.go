@@ -1,7 +1,6 @@
 package guest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,16 +22,17 @@ func (c *Client) Handle(ctx context.Context, inv *lambent.Invocation, deadline t
 		return c.handle2(ctx, inv, deadline)
 	}
 	x := &call{client: c, ctx: ctx, inv: inv}
-	x.extra = [...]h1.Field{
-		{Name: "Lambent-Invocation", Value: inv.ID},
-		{Name: "Lambent-Trigger", Value: inv.Trigger},
-		{Name: "Lambent-Deadline", Value: strconv.FormatInt(deadline.UnixMilli(), 10)},
-		{Name: "Lambent-Route", Value: url.PathEscape(inv.Route)},
-		{Name: "Lambent-Path-Parameters", Value: inv.PathParameters.Encode()},
+	extra := append(x.extra[:0],
+		h1.Field{Name: "Lambent-Invocation", Value: inv.ID},
+		h1.Field{Name: "Lambent-Trigger", Value: inv.Trigger},
+		h1.Field{Name: "Lambent-Deadline", Value: strconv.FormatInt(deadline.UnixMilli(), 10)})
+	if inv.Route != "" {
+		extra = append(extra,
+			h1.Field{Name: "Lambent-Route", Value: url.PathEscape(inv.Route)},
+			h1.Field{Name: "Lambent-Path-Parameters", Value: inv.PathParameters.Encode()})
 	}
-	extra := x.extra[:]
-	if inv.Route == "" {
-		extra = x.extra[:3]
+	if inv.Attempt > 1 {
+		extra = append(extra, h1.Field{Name: "Lambent-Attempt", Value: strconv.Itoa(inv.Attempt)})
 	}
 	x.req = h1.Request{
 		Method: inv.Method, Target: inv.Target, Host: inv.Host,
@@ -69,7 +69,7 @@ type call struct {
 	ctx      context.Context
 	inv      *lambent.Invocation
 	req      h1.Request
-	extra    [5]h1.Field
+	extra    [6]h1.Field
 	conn     *h1.Conn    // nil until there was one
 	stop     func() bool // ends the watch on ctx
 	answer   *h1.Response
@@ -143,7 +143,7 @@ func (x *call) fail(err error) error {
 		return fmt.Errorf("%w: %w", e, executor.ErrBusy)
 	case errors.Is(err, h1.ErrNotSent):
 		if body := x.req.Untaken(); body != nil { // for the next instance
-			x.inv.Body = io.NopCloser(bytes.NewReader(body))
+			x.inv.Body = body
 		}
 		return fmt.Errorf("%w: %w", e, executor.ErrNotSent)
 	}
