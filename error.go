@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
+	"strconv"
+	"time"
 )
 
 // Fault says whose fault a failed call is. The empty Fault means that nothing failed.
@@ -38,6 +41,8 @@ type Error struct {
 	// Trace is the function's own stack trace or last log lines. Only callers that may administer the
 	// function see it: the gateway leaves it out.
 	Trace string `json:"trace,omitempty"`
+	// RetryAfter is when it may be worth a retry, from now on; 0: nobody knows.
+	RetryAfter time.Duration `json:"-"`
 	// Cause is the underlying error, for logs and errors.Is; it never reaches a caller.
 	Cause error `json:"-"`
 }
@@ -107,7 +112,10 @@ func WriteError(w http.ResponseWriter, e *Error) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("X-Content-Type-Options", "nosniff")
-	if e.Code == CodeQueueFull || e.Code == CodeQueueTimeout {
+	switch {
+	case e.RetryAfter > 0:
+		h.Set("Retry-After", strconv.FormatInt(int64(math.Ceil(e.RetryAfter.Seconds())), 10))
+	case e.Code == CodeQueueFull || e.Code == CodeQueueTimeout:
 		h.Set("Retry-After", "1")
 	}
 	w.WriteHeader(e.Status())

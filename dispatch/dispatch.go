@@ -181,7 +181,8 @@ func (d *Dispatcher) Ready(ctx context.Context, rev *lambent.Revision) (lambent.
 		p.mu.Lock()
 		p.retired = false
 		p.reviveStreams()
-		alive := len(p.all) > p.draining
+		p.circuit.resume = time.Time{} // what a deploy may have mended is tried now
+		alive := p.serving()
 		p.mu.Unlock()
 		if alive {
 			return lambent.Phases{}, nil
@@ -253,9 +254,11 @@ type Stats struct {
 	Starting  int
 	InFlight  int // leased slots
 	Waiting   int // callers in the queue
+	// CircuitOpen tells that starts failed again and again, and most callers that find no instance are refused.
+	CircuitOpen bool
 }
 
-// Stats gives the state of every revision that has instances or callers.
+// Stats gives the state of every revision that has instances, callers or failed starts.
 func (d *Dispatcher) Stats() iter.Seq[Stats] {
 	return func(yield func(Stats) bool) {
 		for _, v := range d.pools.Range {

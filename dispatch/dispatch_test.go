@@ -20,6 +20,7 @@ import (
 type world struct {
 	isolation lambent.Isolation
 	boot      time.Duration
+	dying     time.Duration       // how long a Stop takes
 	start     func(n int64) error // nil: every start succeeds
 	handle    func(ctx context.Context, inst *fake, inv *lambent.Invocation, deadline time.Time) (*lambent.Response, error)
 
@@ -72,6 +73,7 @@ func (f *fake) Stop(grace time.Duration) {
 	f.mu.Lock()
 	f.stops = append(f.stops, grace)
 	f.mu.Unlock()
+	time.Sleep(f.w.dying)
 	f.die()
 }
 
@@ -152,6 +154,19 @@ func invoke(ctx context.Context, d *Dispatcher, rev *lambent.Revision) (*lambent
 		return inv, err
 	}
 	return inv, resp.Body.Close()
+}
+
+// members gives the instances of all pools.
+func members(d *Dispatcher) (all []executor.Instance) {
+	for _, v := range d.pools.Range {
+		p := v.(*pool)
+		p.mu.Lock()
+		for inst := range p.all {
+			all = append(all, inst.Instance)
+		}
+		p.mu.Unlock()
+	}
+	return all
 }
 
 func inBubble(t *testing.T, f func(t *testing.T)) {

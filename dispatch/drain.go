@@ -8,10 +8,10 @@ import (
 
 // drainage ends the exchanges of a pool that have no end of their own. The pool's lock guards it.
 type drainage struct {
-	over   chan struct{} // closed when they are to be ended
-	closed bool
-	timer  *time.Timer // closes over after the revision was retired; nil when it was not
-	node   *time.Timer // closes it after the node began to drain; nil when it did not
+	over    chan struct{} // closed when they are to be ended
+	closed  bool
+	retired *time.Timer // closes over after the revision was retired; nil when it was not
+	node    *time.Timer // closes it after the node began to drain; nil when it did not
 }
 
 // drainTime is how long they may go on.
@@ -33,19 +33,19 @@ func (p *pool) endStreams() {
 
 // retireStreams ends them when their time is up. The lock is held.
 func (p *pool) retireStreams() {
-	if p.streams.timer == nil {
-		p.streams.timer = time.AfterFunc(p.drainTime(), p.endStreams)
+	if p.streams.retired == nil {
+		p.streams.retired = time.AfterFunc(p.drainTime(), p.endStreams)
 	}
 }
 
 // reviveStreams lets them go on, and new ones begin: the revision is in use again. The lock is held.
 func (p *pool) reviveStreams() {
 	s := &p.streams
-	if s.timer == nil {
+	if s.retired == nil {
 		return
 	}
-	s.timer.Stop()
-	s.timer = nil
+	s.retired.Stop()
+	s.retired = nil
 	if s.closed && s.node == nil {
 		s.over, s.closed = make(chan struct{}), false
 	}
@@ -57,14 +57,6 @@ func (p *pool) drainStreams(bound time.Duration) {
 	defer p.mu.Unlock()
 	if p.streams.node == nil && !p.gone {
 		p.streams.node = time.AfterFunc(min(bound, p.drainTime()), p.endStreams)
-	}
-}
-
-func (s *drainage) stop() {
-	for _, t := range []*time.Timer{s.timer, s.node} {
-		if t != nil {
-			t.Stop()
-		}
 	}
 }
 

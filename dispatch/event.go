@@ -21,23 +21,16 @@ var texts = map[lambent.Reason]string{
 const given lambent.Reason = "given"
 
 func (p *pool) event(ev lambent.SystemEvent) {
-	if p.d.opt.Event == nil {
-		return
-	}
 	ev.ID, ev.Time = lambent.NewID(), time.Now()
 	ev.Namespace, ev.Function, ev.Revision = p.rev.Namespace, p.rev.Function, p.rev.ID
 	p.d.opt.Event(ev)
 }
 
-// parted tells of the end of inst, which is out of the pool.
-func (p *pool) parted(inst *instance) {
-	p.mu.Lock()
-	why := inst.why
-	p.mu.Unlock()
+// parted tells of the end of inst; why is "" when it ended by itself.
+func (p *pool) parted(inst *instance, why lambent.Reason, exit lambent.Exit) {
 	switch why {
 	case given:
 	case "":
-		exit := inst.Exit()
 		p.event(lambent.SystemEvent{Kind: lambent.EventInstanceExited, Instance: inst.ID(), Exit: &exit, Text: exit.String()})
 	default:
 		p.event(lambent.SystemEvent{Kind: lambent.EventInstanceStopped, Instance: inst.ID(), Reason: why, Text: texts[why]})
@@ -45,8 +38,7 @@ func (p *pool) parted(inst *instance) {
 }
 
 // failed tells of a failed start.
-func (p *pool) failed(err error) {
-	p.d.opt.Logger.Warn("start failed", "revision", p.key, "err", err)
-	e := lambent.ErrorOf(err)
+func (p *pool) failed(e *lambent.Error) {
+	p.d.opt.Logger.Warn("start failed", "revision", p.key, "err", e)
 	p.event(lambent.SystemEvent{Kind: lambent.EventStartFailed, Reason: lambent.Reason(e.Code), Text: e.Error()})
 }

@@ -36,7 +36,7 @@ func (d *Dispatcher) Adopt(rev *lambent.Revision, inst executor.Adopted, inFligh
 		for _, id := range inFlight {
 			in.lease(id).foreign = true
 		}
-		in.served = true
+		in.served, in.answered = true, true
 		if len(inFlight) > 0 {
 			d.shared.Store(in.ID(), in)
 		}

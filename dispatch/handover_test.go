@@ -57,30 +57,6 @@ func (e estate) adopted(id string) *heir {
 	return &heir{fake: &fake{w: e.world, id: id, done: make(chan struct{})}}
 }
 
-// journal keeps the system events.
-type journal struct {
-	mu     sync.Mutex
-	events []lambent.SystemEvent
-}
-
-func (j *journal) add(ev lambent.SystemEvent) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.events = append(j.events, ev)
-}
-
-// take gives what was added since, one "kind reason" a line.
-func (j *journal) take() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	var lines []string
-	for _, ev := range j.events {
-		lines = append(lines, strings.TrimSpace(fmt.Sprint(ev.Kind, " ", ev.Reason)))
-	}
-	j.events = nil
-	return strings.Join(lines, ", ")
-}
-
 func openEstate(t *testing.T, w *world) (estate, *Dispatcher, *journal) {
 	e, j := estate{w}, &journal{}
 	d := open(t, w, func(o *Options) {
@@ -143,6 +119,9 @@ func TestAdopt(t *testing.T) {
 				j.take()
 				c.end(d)
 				synctest.Wait()
+				for id := range d.shared.Range {
+					t.Errorf("%s is remembered", id)
+				}
 				if got := j.take(); got != c.events || h.noted() != c.log {
 					t.Errorf("events %q, the instance was told %q", got, h.noted())
 				}

@@ -17,6 +17,9 @@ type instance struct {
 	served   bool           // it has been leased before
 	draining bool           // it takes no more work and ends when no lease is left
 	suspect  bool           // it may be stuck in a request, or must not be used again
+	dead     bool           // it has ended by itself
+	answered bool           // a lease of it has ended well
+	born     time.Time
 	placed   bool           // it holds one of the node's places
 	why      lambent.Reason // of its end, when it does not end by itself
 	idle     time.Time
@@ -27,7 +30,7 @@ type instance struct {
 }
 
 func newInstance(p *pool, inst executor.Instance) *instance {
-	return &instance{Instance: inst, pool: p, phases: inst.StartPhases(), handed: make(chan struct{})}
+	return &instance{Instance: inst, pool: p, phases: inst.StartPhases(), born: time.Now(), handed: make(chan struct{})}
 }
 
 // lease is one slot of an instance.

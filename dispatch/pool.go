@@ -26,12 +26,12 @@ type pool struct {
 	waiting  queue
 	draining int // of all, those that take no more work
 	starting int
-	era      int       // counts refreshes: an instance whose start began in an earlier one is not used
-	resume   time.Time // after a failed start, while other instances serve: no start before this
-	backoff  time.Duration
+	era      int // counts refreshes: an instance whose start began in an earlier one is not used
 	retired  bool
 	gone     bool
 	reaper   *time.Timer // ends idle instances; nil when none is idle
+	retrier  *time.Timer // starts what the circuit held up; nil when it holds up nothing
+	circuit  circuit
 	streams  drainage
 }
 
@@ -52,6 +52,11 @@ func (p *pool) acquire(ctx context.Context, invocation string, limit time.Time) 
 		l := p.take(p.free[n-1], invocation, false)
 		p.mu.Unlock()
 		return l, nil
+	}
+	if invocation != "" && p.refuses() { // Ready tries at once
+		err := p.refusal()
+		p.mu.Unlock()
+		return nil, err
 	}
 	if s := &p.rev.Settings; p.waiting.n >= s.Queue {
 		p.mu.Unlock()
@@ -133,13 +138,20 @@ func (p *pool) release(l *lease, v verdict) {
 		inst.tell(l, v)
 		return
 	}
+	if v == idle {
+		inst.answered = true
+		if p.circuit.crashed {
+			p.mend("an instance has answered")
+		}
+	}
 	_, member := p.all[inst]
 	switch once := p.rev.Settings.Reuse == lambent.ReuseNever; {
 	case !member:
 	case v == kill:
 		p.remove(inst, lambent.ReasonCut)
-	case v == dead:
-		p.remove(inst, "")
+	case v == dead: // watch takes it out
+		inst.dead = true
+		p.drain(inst, "")
 	case v == idle && once:
 		p.drain(inst, lambent.ReasonUsed)
 	case v == drain && !inst.suspect:
@@ -153,7 +165,7 @@ func (p *pool) release(l *lease, v verdict) {
 	}
 	member = member && v < kill
 	grace := p.d.opt.StopGrace
-	over := member && len(inst.leases) == 0 && (inst.draining || p.retired && p.waiting.n == 0)
+	over := member && len(inst.leases) == 0 && !inst.dead && (inst.draining || p.retired && p.waiting.n == 0)
 	if over {
 		p.remove(inst, lambent.ReasonRetired)
 		if inst.suspect {
@@ -235,6 +247,7 @@ func (p *pool) retire() {
 	p.mu.Lock()
 	p.retired = true
 	p.retireStreams()
+	p.mend("the revision gets no new traffic")
 	over := p.idlers(lambent.ReasonRetired)
 	p.collect()
 	p.mu.Unlock()
@@ -244,6 +257,7 @@ func (p *pool) retire() {
 func (p *pool) refresh() {
 	p.mu.Lock()
 	p.era++
+	p.mend("a secret has changed")
 	over := p.idlers(lambent.ReasonStale)
 	for inst := range p.all {
 		p.drain(inst, lambent.ReasonStale)
@@ -266,19 +280,37 @@ func (p *pool) idlers(why lambent.Reason) []*instance {
 	return over
 }
 
-// watch returns when inst has ended, or another process answers for it. It is how the pool learns of the death of
-// an instance; the place on the node is given back when nothing of it is left, whoever ended it.
+// watch returns when inst has ended and nothing of it is left, whoever ended it, or another process answers for it.
 func (p *pool) watch(inst *instance) {
 	select {
 	case <-inst.Done():
-		p.end(inst)
-		inst.Stop(0)
-		p.parted(inst)
+		p.died(inst)
 	case <-inst.handed:
 	}
 	if inst.placed {
 		<-p.d.places
 	}
+}
+
+// died takes inst, which has ended, out of the pool, clears away what is left of it and tells of its end.
+func (p *pool) died(inst *instance) {
+	exit := inst.Exit()
+	p.mu.Lock()
+	if _, member := p.all[inst]; member {
+		p.remove(inst, "")
+		if inst.why != given {
+			inst.why = "" // it may have been draining, but nobody has ended it
+			if !inst.answered && time.Since(inst.born) < infancy {
+				p.fault(crash(exit), false, true)
+			}
+		}
+		p.startMore()
+		p.collect()
+	}
+	why := inst.why
+	p.mu.Unlock()
+	inst.Stop(0)
+	p.parted(inst, why, exit)
 }
 
 // end takes inst out of the pool and stops it, if it is still in it.
@@ -327,9 +359,9 @@ func (p *pool) remove(inst *instance, why lambent.Reason) {
 	p.unfree(inst)
 }
 
-// collect drops the pool from the dispatcher when nothing is in it. The lock is held.
+// collect drops the pool from the dispatcher when nothing is in it, and nothing to be remembered. The lock is held.
 func (p *pool) collect() {
-	if len(p.all) == 0 && p.waiting.n == 0 && p.starting == 0 && !p.gone {
+	if len(p.all) == 0 && p.waiting.n == 0 && p.starting == 0 && p.circuit.failures == 0 && !p.gone {
 		p.gone = true
 		p.halt()
 		p.d.pools.Delete(p.key)
@@ -338,10 +370,11 @@ func (p *pool) collect() {
 
 // halt stops the timers of a pool that is gone. The lock is held.
 func (p *pool) halt() {
-	if p.reaper != nil {
-		p.reaper.Stop()
+	for _, t := range []*time.Timer{p.reaper, p.retrier, p.circuit.forget, p.streams.retired, p.streams.node} {
+		if t != nil {
+			t.Stop()
+		}
 	}
-	p.streams.stop()
 }
 
 // fail answers every waiting caller with err. The lock is held.
@@ -354,7 +387,7 @@ func (p *pool) fail(err error) {
 func (p *pool) stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := Stats{Revision: p.rev, Instances: len(p.all), Starting: p.starting, Waiting: p.waiting.n}
+	s := Stats{Revision: p.rev, Instances: len(p.all), Starting: p.starting, Waiting: p.waiting.n, CircuitOpen: p.circuit.open()}
 	for inst := range p.all {
 		s.InFlight += len(inst.leases)
 	}

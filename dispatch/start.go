@@ -12,21 +12,19 @@ import (
 	"lambent/executor"
 )
 
-const (
-	firstBackoff = 100 * time.Millisecond
-	maxBackoff   = 10 * time.Second
-)
-
 // startMore starts as many instances as the waiting callers need beyond those that are starting. The
 // lock is held.
 func (p *pool) startMore() {
 	s := &p.rev.Settings
 	for p.starting*p.slots() < p.waiting.n && len(p.all)-p.draining+p.starting < s.MaxInstances {
-		if p.backoff > 0 && p.serving() && (p.starting > 0 || time.Now().Before(p.resume)) {
-			return // the last start failed: one at a time, while others serve the queue
+		c := &p.circuit
+		probe := c.open()
+		if (probe || c.failures > 0 && p.serving()) && (p.starting > 0 || time.Now().Before(c.resume)) {
+			p.held()
+			return
 		}
 		p.starting++
-		if !p.d.tasks.run(p.start) {
+		if !p.d.tasks.run(func() { p.start(probe) }) {
 			p.starting--
 			p.fail(errShuttingDown())
 			return
@@ -34,14 +32,22 @@ func (p *pool) startMore() {
 	}
 }
 
-// start makes one instance for the pool. It runs on its own time, not on that of the caller who caused it.
-func (p *pool) start() {
+// start makes one instance for the pool. It runs on its own time, not on that of the caller who caused it. A probe is
+// the start that proves whether the circuit can be closed.
+func (p *pool) start(probe bool) {
 	ctx, cancel := context.WithTimeout(p.d.closing, p.d.opt.StartTimeout)
 	defer cancel()
 	p.mu.Lock()
 	era := p.era
+	doubtful := probe && p.circuit.crashed
 	p.mu.Unlock()
 	inst, err := p.boot(ctx)
+	crashed := err == nil && doubtful && !p.survives(inst)
+	if crashed {
+		err = crash(inst.Exit())
+		inst.Stop(0)
+		<-p.d.places
+	}
 
 	p.mu.Lock()
 	p.starting--
@@ -49,32 +55,36 @@ func (p *pool) start() {
 		p.startMore()
 		p.collect()
 		p.mu.Unlock()
-		if inst != nil {
+		if err == nil {
 			inst.Stop(0)
 			<-p.d.places
 		}
 		return
 	}
 	if err != nil {
-		p.backoff = min(max(firstBackoff, 2*p.backoff), maxBackoff)
-		p.resume = time.Now().Add(p.backoff)
-		if !p.serving() && p.starting == 0 {
-			p.fail(err)
+		e := lambent.ErrorOf(err)
+		if e.Code != lambent.CodeQueueTimeout && e.Code != lambent.CodeShuttingDown { // those say nothing of the revision
+			p.fault(e, probe, crashed)
 		}
-		if p.waiting.n > 0 { // nothing else may come to try again
-			time.AfterFunc(p.backoff, p.retry)
+		switch {
+		case p.serving():
+			p.startMore()
+		case p.starting == 0:
+			p.fail(err)
 		}
 		p.collect()
 		p.mu.Unlock()
-		p.failed(err)
+		p.failed(e)
 		return
 	}
-	p.backoff, p.resume = 0, time.Time{}
 	if p.gone { // the node is stopping
 		p.mu.Unlock()
 		inst.Stop(0)
 		<-p.d.places
 		return
+	}
+	if doubtful || !p.circuit.crashed {
+		p.mend("an instance has started")
 	}
 	p.all[inst] = struct{}{}
 	p.free = append(p.free, inst)
@@ -86,15 +96,6 @@ func (p *pool) start() {
 	p.mu.Unlock()
 	p.event(lambent.SystemEvent{Kind: lambent.EventInstanceStarted, Instance: inst.ID(), Phases: inst.phases})
 	p.d.tasks.wg.Go(func() { p.watch(inst) }) // a task already: start is one
-}
-
-// retry starts what the waiting callers still need when the time after a failed start is over.
-func (p *pool) retry() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.gone {
-		p.startMore()
-	}
 }
 
 // boot waits for a place and a turn, gets the code and starts an instance. On success the caller owes the
