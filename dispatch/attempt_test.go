@@ -63,6 +63,7 @@ func TestAttempts(t *testing.T) {
 				tries := 0
 				w := &world{handle: func(_ context.Context, f *fake, inv *lambent.Invocation, _ time.Time) (*lambent.Response, error) {
 					if tries++; tries <= len(c.fails) {
+						time.Sleep(infancy) // deaths any sooner would open the circuit
 						err := c.fails[tries-1]
 						if _, rerr := io.CopyN(io.Discard, inv.Body, int64(c.read)); rerr != nil {
 							t.Error(rerr)
