@@ -28,7 +28,7 @@ func upload(rev *lambent.Revision, body io.Reader) *lambent.Invocation {
 func TestAttempts(t *testing.T) {
 	body := make([]byte, maxReplay+100)
 	rand.Read(body)
-	unsent := fmt.Errorf("%w: %w", lambent.Errorf(lambent.CodeInstanceExited, "died"), executor.ErrNotSent)
+	unsent := fmt.Errorf("%w: %w", lambent.Errorf(lambent.CodeBadResponse, "refused"), executor.ErrNotSent)
 	exited, stopped := lambent.Errorf(lambent.CodeInstanceExited, "died"), lambent.Errorf(lambent.CodeInstanceStopped, "ended")
 	hungry, raised := lambent.Errorf(lambent.CodeMemoryExceeded, "died"), lambent.Errorf(lambent.CodeHandlerError, "raised")
 	late := lambent.Errorf(lambent.CodeFirstByteTimeout, "late")
@@ -55,7 +55,7 @@ func TestAttempts(t *testing.T) {
 		{"a long body that was hardly read", lambent.IdempotentAlways, false, 1000, maxReplay + 100, []error{exited}, 2, ""},
 		{"a long body that was read", lambent.IdempotentAlways, false, maxReplay + 100, maxReplay + 100, []error{exited}, 0, lambent.CodeInstanceExited},
 		{"never handed over", lambent.IdempotentNever, false, 0, 100, []error{unsent, unsent, unsent, unsent, unsent}, 0, ""},
-		{"never handed over at all", lambent.IdempotentNever, false, 0, 100, []error{unsent, unsent, unsent, unsent, unsent, unsent, unsent, unsent, unsent, unsent}, 0, lambent.CodeInstanceExited},
+		{"never handed over at all", lambent.IdempotentNever, false, 0, 100, []error{unsent, unsent, unsent, unsent, unsent, unsent, unsent, unsent, unsent, unsent}, 0, lambent.CodeBadResponse},
 		{"handed over at last", lambent.IdempotentAlways, false, 0, 100, []error{unsent, unsent, exited}, 2, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -70,8 +70,8 @@ func TestAttempts(t *testing.T) {
 						}
 						if !errors.Is(err, executor.ErrNotSent) {
 							inv.Body.Close()
+							f.die()
 						}
-						f.die()
 						return nil, err
 					}
 					if got, err := io.ReadAll(inv.Body); err != nil || !bytes.Equal(got, body[:c.size]) {
