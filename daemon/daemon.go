@@ -161,6 +161,13 @@ func (n *node) retire(lost []*lambent.Revision) {
 	}
 }
 
+// abandon retires a revision that no function or alias refers to.
+func (n *node) abandon(rev *lambent.Revision) {
+	if !n.table.Refers(rev) {
+		n.dispatch.Retire(rev)
+	}
+}
+
 func (n *node) pools() iter.Seq[metric.Pool] {
 	return func(yield func(metric.Pool) bool) {
 		for s := range n.dispatch.Stats() {
@@ -210,7 +217,7 @@ func (n *node) serve(ctx context.Context) error {
 	}), certs)
 	private := n.server(admin, control.New(control.Options{
 		Version: n.cfg.Version, Store: n.store, Functions: n.table, Code: bundles{n.code}, Executor: n.tiers,
-		Build: n.build(stopping), Ready: n.dispatch.Ready, Applied: n.applied, Invoker: n.invoker,
+		Build: n.build(stopping), Ready: n.dispatch.Ready, Abandon: n.abandon, Applied: n.applied, Invoker: n.invoker,
 		Records: n.records, Logs: logReader{n.logs, stopping}, Events: eventReader{n.events, stopping}, Findings: n.findings,
 		Public: loopback(functions), Endpoint: func() string { return endpoints.Functions }, Authenticate: authenticate,
 		MakeKey: apikey.New, Secrets: n.secrets, Refresh: n.dispatch.Refresh,
