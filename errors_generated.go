@@ -73,6 +73,8 @@ const (
 	CodeInstanceStopped Code = "instance_stopped"
 	// CodeShuttingDown: This node is stopping.
 	CodeShuttingDown Code = "shutting_down"
+	// CodeUpgradeFailed: The new program did not take over; the one before goes on to serve.
+	CodeUpgradeFailed Code = "upgrade_failed"
 	// CodeInternal: Lambent itself failed.
 	CodeInternal Code = "internal"
 )
@@ -113,5 +115,6 @@ var codes = map[Code]codeInfo{
 	CodeCodeUnavailable:  {FaultPlatform, 503},
 	CodeInstanceStopped:  {FaultPlatform, 503},
 	CodeShuttingDown:     {FaultPlatform, 503},
+	CodeUpgradeFailed:    {FaultPlatform, 500},
 	CodeInternal:         {FaultPlatform, 500},
 }

@@ -36,10 +36,12 @@ const DefaultReserve = 256 << 20
 // Options say where the store is and what it takes.
 type Options struct {
 	Dir      string
-	Limit    int64        // bytes that a bundle may have unpacked; bundle.Default if 0
-	MaxFiles int          // files, directories and links of a bundle; bundle.Default if 0
-	Reserve  int64        // bytes that stay free on the file system; DefaultReserve if 0
-	Logger   *slog.Logger // slog.Default() if nil
+	Limit    int64 // bytes that a bundle may have unpacked; bundle.Default if 0
+	MaxFiles int   // files, directories and links of a bundle; bundle.Default if 0
+	Reserve  int64 // bytes that stay free on the file system; DefaultReserve if 0
+	// Shared says that another process uses the folder, too, so that what is half received or unpacked may be its.
+	Shared bool
+	Logger *slog.Logger // slog.Default() if nil
 }
 
 // Store is a code store. It may be used from many goroutines.
@@ -70,11 +72,10 @@ func Open(opts Options) (*Store, error) {
 		tmp:     filepath.Join(opts.Dir, "tmp"),
 		unpacks: map[string]*unpack{},
 	}
-	if left, err := os.ReadDir(s.tmp); err == nil && len(left) > 0 {
-		opts.Logger.Info("removing code that was half received or unpacked", "dir", s.tmp, "count", len(left))
-	}
-	if err := os.RemoveAll(s.tmp); err != nil {
-		return nil, err
+	if !opts.Shared {
+		if err := s.clear(); err != nil {
+			return nil, err
+		}
 	}
 	for _, dir := range []string{s.bundles, s.trees, s.tmp} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -83,6 +84,13 @@ func Open(opts Options) (*Store, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, durable.SyncDir(opts.Dir)
+}
+
+func (s *Store) clear() error {
+	if left, err := os.ReadDir(s.tmp); err == nil && len(left) > 0 {
+		s.opts.Logger.Info("removing code that was half received or unpacked", "dir", s.tmp, "count", len(left))
+	}
+	return os.RemoveAll(s.tmp)
 }
 
 // Close stops the unpacking under way and waits for its end.

@@ -92,6 +92,9 @@ func (s *Store) unpack(digest, path string) error {
 	if err == nil {
 		err = settle(temp, path)
 	}
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
+		return os.RemoveAll(temp) // another process was faster
+	}
 	if err != nil {
 		return errors.Join(failure(err), os.RemoveAll(temp))
 	}

@@ -42,8 +42,6 @@ type Options struct {
 	Build func(ctx context.Context, namespace string, b lambent.Build, log func(line string)) (*lambent.Built, error)
 	// Ready starts an instance of the revision and keeps it warm; the error says why it is not ready.
 	Ready func(ctx context.Context, r *lambent.Revision) (lambent.Phases, error)
-	// Abandon ends what Ready has begun for a revision that nothing came to refer to. It is called for others, too.
-	Abandon func(r *lambent.Revision)
 	// Applied returns when this node routes by what key holds at the store's revision: no request that is
 	// sent after it returned meets what was there before.
 	Applied  func(ctx context.Context, key string, revision uint64) error
@@ -176,6 +174,12 @@ func config(version string) huma.Config {
 	c.Security = []map[string][]string{{keyScheme: {}}}
 	c.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[lambent.Phases](), reflect.TypeFor[map[string]float64]())
 	return c
+}
+
+// Apart tells whether what r asks for takes nothing of the store: invocations, and what the node tells of itself.
+func Apart(r *http.Request) bool {
+	return !strings.HasPrefix(r.URL.Path, "/v1/") ||
+		r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/v1/namespaces/") && strings.HasSuffix(r.URL.Path, "/invocations")
 }
 
 // strict answers in our error format where the mux has no route.

@@ -275,9 +275,6 @@ func (s *server) keep(ctx context.Context, rev *lambent.Revision) (*lambent.Revi
 		return nil, err
 	}
 	_, err := s.Store.Put(ctx, key, encode(rev), store.Any)
-	if err != nil {
-		s.Abandon(rev)
-	}
 	return rev, err
 }
 

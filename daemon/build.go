@@ -27,18 +27,16 @@ func (n *node) openBuilds(runner executor.Runner) (err error) {
 	return err
 }
 
-// build gives what builds until the node stops: nobody deploys what is built then.
-func (n *node) build(stopping context.Context) func(context.Context, string, lambent.Build, func(string)) (*lambent.Built, error) {
-	return func(ctx context.Context, namespace string, b lambent.Build, log func(string)) (*lambent.Built, error) {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		defer context.AfterFunc(stopping, cancel)()
-		built, err := n.builds.Build(ctx, namespace, b, log)
-		if err != nil && stopping.Err() != nil {
-			return nil, lambent.Errorf(lambent.CodeShuttingDown, "this node is stopping: %w", err)
-		}
-		return built, err
+// build builds until the node stops: nobody deploys what is built then.
+func (n *node) build(ctx context.Context, namespace string, b lambent.Build, log func(string)) (*lambent.Built, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(n.stopping, cancel)()
+	built, err := n.builds.Build(ctx, namespace, b, log)
+	if err != nil && n.stopping.Err() != nil {
+		return nil, lambent.Errorf(lambent.CodeShuttingDown, "this node is stopping: %w", err)
 	}
+	return built, err
 }
 
 func (n *node) findings() []lambent.Finding {

@@ -9,6 +9,7 @@ import (
 
 	"lambent/builder"
 	"lambent/internal/durable"
+	"lambent/internal/handover"
 	"lambent/internal/keypair"
 )
 
@@ -31,6 +32,10 @@ type Config struct {
 	Logger      *slog.Logger
 	Drain       time.Duration // how long calls under way may take when the daemon stops; default 30s
 	Idle        time.Duration // how long a connection that waits for its next request is kept then; default 1s
+	// Args are the arguments of this program, which another is started with to take this one's place; nil where
+	// that is not possible. Before is the process whose place this one takes, nil for none.
+	Args   []string
+	Before *handover.Conn
 	// Serving is called once, when both listeners serve.
 	Serving func(Endpoints)
 }

@@ -6,93 +6,170 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"log/slog"
+	"net"
 	"net/http"
+	"os"
 	"sync"
 
 	"lambent"
 	"lambent/auth/apikey"
 	"lambent/builder"
 	"lambent/code"
-	"lambent/control"
 	"lambent/dispatch"
 	"lambent/executor"
 	"lambent/executor/builtin"
 	"lambent/executor/process"
-	"lambent/gateway"
 	"lambent/gateway/route"
 	"lambent/internal/drain"
 	"lambent/internal/durable"
 	"lambent/internal/egress"
 	"lambent/internal/embednats"
 	"lambent/observe"
-	"lambent/observe/logs"
 	"lambent/observe/metric"
-	"lambent/observe/record"
-	"lambent/observe/system"
 	"lambent/secret"
 	"lambent/store/jetstream"
 )
 
-// Run runs a node until ctx ends, then drains and stops it. It returns when nothing of it is left, with an
-// error if it could not start or stop cleanly.
+// Run runs a node until ctx ends, then drains and stops it, or until another process has taken its place and it has
+// served what it began. It returns when nothing of it is left, with an error if it could not start or stop cleanly.
 func Run(ctx context.Context, cfg Config) error {
 	cfg.complete()
-	if err := durable.MkdirAll(cfg.Data, 0o700); err != nil {
-		return err
+	n := &node{
+		cfg: cfg, log: cfg.Logger, table: route.New(), past: newPast(), notify: notifier{cfg.Logger},
+		public: &door{}, calls: &door{}, admin: watched(), replaced: make(chan struct{}),
 	}
-	held, err := lock(cfg.path("lock"))
-	if err != nil {
-		return err
+	n.stopping, n.stop = context.WithCancel(context.Background())
+	defer n.stop()
+	var err error
+	if cfg.Before != nil {
+		n.before = newPredecessor(cfg.Before)
+		err = n.takeOver(ctx)
+	} else {
+		err = n.begin(ctx)
 	}
-	defer held.Close()
-	if err := durable.RemoveUnfinished(cfg.Data); err != nil {
-		return err
-	}
-	n := &node{cfg: cfg, log: cfg.Logger, table: route.New()}
-	err = n.open(ctx)
 	if err == nil {
 		err = n.serve(ctx)
 	}
 	return errors.Join(err, n.close())
 }
 
-// node is the rooms of a running daemon, in the order in which they open.
+// node is the rooms of a running daemon.
 type node struct {
-	cfg    Config
-	log    *slog.Logger
-	table  *route.Table
-	routes route.Routes
+	cfg      Config
+	log      *slog.Logger
+	stopping context.Context // ends when the node begins to stop
+	stop     context.CancelFunc
+	held     *os.File // the lock of the data folder
+	notify   notifier
 
-	listeners listeners
+	listeners         listeners
+	functions, manage net.Listener
+	local             *net.UnixListener // for commands of this machine; nil where there are none
+	at                Endpoints
+	servers           []*drain.Server // of functions and manage
+	late              []*http.Server  // of what the process before passes on
+	public            *door           // to functions
+	calls, admin      *door           // to what of the control API needs no store, and to the rest of it
 
+	upgrading sync.Mutex     // held during an upgrade
+	before    *predecessor   // whose place this process has taken; nil for none
+	half      int            // of the users of instances, which this process uses
+	next      *successor     // that has taken the place of this process
+	replaced  chan struct{}  // closed when next is set
+	outbox    *outbox        // to next
+	passing   sync.WaitGroup // of late requests
+	adopting  sync.RWMutex   // held for writing while instances are told from those with older secrets
+
+	// What serves invocations is open until the node ends; see openEngine.
+	table    *route.Table
+	routes   route.Routes
 	keys     *apikey.Ring
 	newKey   bool
-	nats     *embednats.Server
-	store    *jetstream.Store
-	secrets  *secret.Vault
 	code     *code.Store
-	logs     *logs.Store
-	records  *record.Store
-	events   *system.Store
 	metrics  *metric.Metrics
+	runner   executor.Runner
 	tiers    tiers
-	builds   *builder.Service
 	dispatch *dispatch.Dispatcher
 	invoker  lambent.Invoker
-	progress map[string]*route.Progress // of the watches, by the prefix of their keys
-	watching sync.WaitGroup
-	unwatch  context.CancelFunc
+	past     *past
+
+	// What only one process at a time has open; see openStore.
+	nats      *embednats.Server
+	store     *jetstream.Store
+	builds    *builder.Service
+	progress  map[string]*route.Progress // of the watches, by the prefix of their keys
+	watching  sync.WaitGroup
+	unwatch   context.CancelFunc
+	following context.Context // of those who follow logs and events
+	unfollow  context.CancelFunc
+	sealed    sync.RWMutex // held for writing while secrets changes
+	secrets   *secret.Vault
 }
 
-func (n *node) open(ctx context.Context) (err error) {
+// begin opens a node that takes nobody's place.
+func (n *node) begin(ctx context.Context) (err error) {
+	if err := durable.MkdirAll(n.cfg.Data, 0o700); err != nil {
+		return err
+	}
+	if n.held, err = lock(n.cfg.path("lock")); err != nil {
+		return err
+	}
+	if err := durable.RemoveUnfinished(n.cfg.Data); err != nil {
+		return err
+	}
+	if err := n.openEngine(); err != nil {
+		return err
+	}
+	if err := n.openStore(ctx); err != nil {
+		return err
+	}
+	if err := n.openPast(); err != nil {
+		return err
+	}
+	if n.functions, err = n.listeners.listen(n.cfg.Listen); err != nil {
+		return err
+	}
+	if n.manage, err = n.listeners.listen(n.cfg.Control); err != nil {
+		return err
+	}
+	return n.listenLocal()
+}
+
+// openEngine opens what serves invocations.
+func (n *node) openEngine() error {
 	admin, made, err := apikey.LoadOrCreate(n.cfg.path("admin.key"))
 	if err != nil {
 		return err
 	}
 	n.keys, n.newKey = apikey.NewRing(admin), made
+	if n.code, err = code.Open(code.Options{Dir: n.cfg.path("code"), Shared: n.before != nil, Logger: n.log}); err != nil {
+		return err
+	}
+	tier, err := process.New(process.Options{Dir: n.cfg.path("run"), Logger: n.log, Unsandboxed: n.cfg.Unsandboxed,
+		Egress: egress.New(egress.Options{Permit: n.cfg.EgressPermit, Own: n.listeners.addresses})})
+	if err != nil {
+		return err
+	}
+	n.runner = tier
+	n.tiers = tiers{lambent.TierProcess: tier, lambent.TierBuiltin: builtin.New()}
+	n.warn(tier)
+	n.metrics = metric.New(metric.Options{Pools: n.pools(), Lost: n.past.losses()})
+	n.dispatch = dispatch.New(dispatch.Options{
+		Executors: n.tiers,
+		Tree:      n.code.Tree,
+		Secrets:   n.values,
+		Log:       n.past.line,
+		Event:     n.event,
+		Logger:    n.log,
+	})
+	n.invoker = observe.Wrap(n.dispatch, n.past.record, n.metrics.Add)
+	return nil
+}
+
+// openStore opens the store and what reads and writes it.
+func (n *node) openStore(ctx context.Context) (err error) {
 	if n.nats, err = embednats.Start(embednats.Options{Dir: n.cfg.path("nats"), Logger: n.log}); err != nil {
 		return err
 	}
@@ -101,44 +178,49 @@ func (n *node) open(ctx context.Context) (err error) {
 	}); err != nil {
 		return err
 	}
-	if n.secrets, err = secret.Open(ctx, secret.Options{KeyFile: n.cfg.path("secret.key"), Store: n.store}); err != nil {
-		return err
-	}
-	if n.code, err = code.Open(code.Options{Dir: n.cfg.path("code"), Logger: n.log}); err != nil {
-		return err
-	}
-	if n.logs, err = logs.Open(logs.Options{Dir: n.cfg.path("logs"), Logger: n.log}); err != nil {
-		return err
-	}
-	if n.records, err = record.Open(record.Options{Dir: n.cfg.path("records"), Logger: n.log}); err != nil {
-		return err
-	}
-	if n.events, err = system.Open(system.Options{Dir: n.cfg.path("events"), Logger: n.log}); err != nil {
-		return err
-	}
-	tier, err := process.New(process.Options{Dir: n.cfg.path("run"), Logger: n.log, Unsandboxed: n.cfg.Unsandboxed,
-		Egress: egress.New(egress.Options{Permit: n.cfg.EgressPermit, Own: n.listeners.addresses})})
+	secrets, err := secret.Open(ctx, secret.Options{KeyFile: n.cfg.path("secret.key"), Store: n.store})
 	if err != nil {
 		return err
 	}
-	n.tiers = tiers{lambent.TierProcess: tier, lambent.TierBuiltin: builtin.New()}
-	n.warn(tier)
-	if err := n.openBuilds(tier); err != nil {
+	n.useSecrets(secrets)
+	if err := n.openBuilds(n.runner); err != nil {
 		return err
 	}
-	n.metrics = metric.New(metric.Options{Pools: n.pools(), Lost: map[string]func() uint64{
-		"records": n.records.Lost, "log_lines": n.logs.Lost, "system_events": n.events.Lost}})
-	n.recount()
-	n.dispatch = dispatch.New(dispatch.Options{
-		Executors: n.tiers,
-		Tree:      n.code.Tree,
-		Secrets:   n.secrets.Values,
-		Log:       n.logs.Add,
-		Event:     n.event,
-		Logger:    n.log,
-	})
-	n.invoker = observe.Wrap(n.dispatch, n.records.Add, n.metrics.Add)
+	n.following, n.unfollow = context.WithCancel(context.Background())
 	return n.watch(ctx)
+}
+
+// closeStore lets another process open it. It may be called again.
+func (n *node) closeStore() error {
+	if n.unfollow != nil {
+		n.unfollow()
+	}
+	if n.unwatch != nil {
+		n.unwatch()
+	}
+	n.watching.Wait()
+	var errs []error
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	if n.nats != nil {
+		errs = append(errs, n.nats.Close())
+	}
+	n.store, n.nats = nil, nil
+	return errors.Join(errs...)
+}
+
+func (n *node) useSecrets(v *secret.Vault) {
+	n.sealed.Lock()
+	defer n.sealed.Unlock()
+	n.secrets = v
+}
+
+// values gives the values of secrets that an instance of rev is started with.
+func (n *node) values(ctx context.Context, rev *lambent.Revision) (map[string]string, error) {
+	n.sealed.RLock()
+	defer n.sealed.RUnlock()
+	return n.secrets.Values(ctx, rev)
 }
 
 // warn tells the operator when functions are not isolated as root could isolate them.
@@ -161,13 +243,6 @@ func (n *node) retire(lost []*lambent.Revision) {
 	}
 }
 
-// abandon retires a revision that no function or alias refers to.
-func (n *node) abandon(rev *lambent.Revision) {
-	if !n.table.Refers(rev) {
-		n.dispatch.Retire(rev)
-	}
-}
-
 func (n *node) pools() iter.Seq[metric.Pool] {
 	return func(yield func(metric.Pool) bool) {
 		for s := range n.dispatch.Stats() {
@@ -177,88 +252,6 @@ func (n *node) pools() iter.Seq[metric.Pool] {
 			}
 		}
 	}
-}
-
-// serve listens, serves until ctx ends, and drains.
-func (n *node) serve(ctx context.Context) error {
-	certs, err := n.certificates()
-	if err != nil {
-		return err
-	}
-	functions, err := n.listeners.listen(n.cfg.Listen)
-	if err != nil {
-		return err
-	}
-	defer functions.Close()
-	admin, err := n.listeners.listen(n.cfg.Control)
-	if err != nil {
-		return err
-	}
-	defer admin.Close()
-	adminCerts := certs
-	switch {
-	case loopback(admin):
-		adminCerts = nil
-	case certs == nil:
-		n.log.Warn("others than this machine reach the control API, and keys come to it in the clear: use --tls-cert and --tls-key, or let it listen on loopback",
-			"control", n.cfg.Control)
-	}
-	endpoints := Endpoints{Functions: url(functions, certs), Control: url(admin, adminCerts), KeyFile: n.cfg.path("admin.key"), NewKey: n.newKey}
-	if certs != nil {
-		endpoints.CAFile = n.cfg.TLS[0].Cert
-	}
-	authenticate := func(r *http.Request) (lambent.Principal, bool) { return n.keys.Authenticate(control.Bearer(r)) }
-	stopping, stop := context.WithCancel(context.Background())
-	defer stop()
-	var public *drain.Server
-	public = n.server(functions, gateway.New(gateway.Options{
-		Table: n.table, Routes: &n.routes, Invoker: n.invoker, Authenticate: authenticate, Public: loopback(functions),
-		Closing: func() bool { return public.Draining() },
-	}), certs)
-	private := n.server(admin, control.New(control.Options{
-		Version: n.cfg.Version, Store: n.store, Functions: n.table, Code: bundles{n.code}, Executor: n.tiers,
-		Build: n.build(stopping), Ready: n.dispatch.Ready, Abandon: n.abandon, Applied: n.applied, Invoker: n.invoker,
-		Records: n.records, Logs: logReader{n.logs, stopping}, Events: eventReader{n.events, stopping}, Findings: n.findings,
-		Public: loopback(functions), Endpoint: func() string { return endpoints.Functions }, Authenticate: authenticate,
-		MakeKey: apikey.New, Secrets: n.secrets, Refresh: n.dispatch.Refresh,
-		Metrics: n.metrics.Handler(), Logger: n.log,
-	}), adminCerts)
-	failed := make(chan error, 2)
-	var serving sync.WaitGroup
-	for _, server := range []*drain.Server{public, private} {
-		serving.Go(func() {
-			if err := server.Serve(); err != nil {
-				failed <- err
-			}
-		})
-	}
-	if err = n.cfg.writeEndpoints(endpoints); err == nil {
-		n.started()
-		n.cfg.Serving(endpoints)
-		select {
-		case <-ctx.Done():
-		case err = <-failed:
-		}
-	}
-	n.stopping(err)
-	stop()
-	n.drain(public, private)
-	serving.Wait()
-	return err
-}
-
-// drain stops accepting, lets the calls under way end, and cuts what is left when their time is up. The
-// dispatcher closes last, so that no request is refused that was accepted before; what it still has then
-// are switched connections, which their server does not wait for.
-func (n *node) drain(servers ...*drain.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Drain)
-	defer cancel()
-	var draining sync.WaitGroup
-	for _, s := range servers {
-		draining.Go(func() { s.Drain(ctx, drain.Options{Idle: n.cfg.Idle}) })
-	}
-	draining.Wait()
-	n.dispatch.Close(ctx)
 }
 
 // close closes the rooms, the last opened first.
@@ -278,61 +271,13 @@ func (n *node) close() error {
 		n.dispatch.Close(ctx)
 	}
 	done("tiers", n.tiers.close())
-	n.watching.Wait()
-	if n.events != nil {
-		done("system events", n.events.Close())
-	}
-	if n.records != nil {
-		done("records", n.records.Close())
-	}
-	if n.logs != nil {
-		done("logs", n.logs.Close())
-	}
+	done("logs, records and system events", n.past.lend(newOutbox()))
 	if n.code != nil {
 		done("code store", n.code.Close())
 	}
-	if n.store != nil {
-		done("store", n.store.Close())
-	}
-	if n.nats != nil {
-		done("NATS server", n.nats.Close())
+	done("store", n.closeStore())
+	if n.held != nil {
+		done("lock", n.held.Close())
 	}
 	return errors.Join(errs...)
 }
-
-// logReader gives the control API its logs, to followers until the node stops: they would stay for ever.
-type logReader struct {
-	*logs.Store
-	stopping context.Context
-}
-
-func (l logReader) Read(ctx context.Context, q control.LogQuery) iter.Seq2[lambent.LogLine, error] {
-	return until(l.stopping, ctx, func(ctx context.Context) iter.Seq2[lambent.LogLine, error] { return l.Store.Read(ctx, logs.Query(q)) })
-}
-
-// eventReader gives the control API the system events, as logReader does the logs.
-type eventReader struct {
-	*system.Store
-	stopping context.Context
-}
-
-func (e eventReader) Read(ctx context.Context, q control.EventQuery) iter.Seq2[lambent.SystemEvent, error] {
-	return until(e.stopping, ctx, func(ctx context.Context) iter.Seq2[lambent.SystemEvent, error] {
-		return e.Store.Read(ctx, system.Query(q))
-	})
-}
-
-// until gives what read gives with a context that ends with both.
-func until[T any](stopping, ctx context.Context, read func(context.Context) iter.Seq2[T, error]) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		defer context.AfterFunc(stopping, cancel)()
-		read(ctx)(yield)
-	}
-}
-
-// bundles gives the control API its code.
-type bundles struct{ *code.Store }
-
-func (b bundles) Open(digest string) (io.ReadCloser, error) { return b.Store.Open(digest) }

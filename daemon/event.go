@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"fmt"
+	"os"
 
 	"lambent"
 	"lambent/observe/system"
@@ -9,33 +11,41 @@ import (
 
 // event notes what happened. It never blocks.
 func (n *node) event(e lambent.SystemEvent) {
-	n.events.Add(e)
+	n.past.event(e)
 	n.metrics.Event(e)
 }
 
-// recount lets the metrics of the node's life go on from before its start.
-func (n *node) recount() {
+// openPast opens logs, records and events, and lets the metrics of the node's life go on from before its start.
+func (n *node) openPast() error {
+	if err := n.past.open(&n.cfg); err != nil {
+		return err
+	}
 	for _, kind := range []lambent.EventKind{"node", "upgrade"} {
-		for e := range n.events.Read(context.Background(), system.Query{Kind: kind, Limit: 1000}) {
+		for e := range n.past.events.Read(context.Background(), system.Query{Kind: kind, Limit: 1000}) {
 			n.metrics.Event(e)
 		}
 	}
+	return nil
 }
 
 // started notes the start of the node, and what it came after.
 func (n *node) started() {
 	after, text := lambent.ReasonFirst, "for the first time"
-	for e := range n.events.Read(context.Background(), system.Query{Kind: "node", Limit: 1}) {
+	for e := range n.past.events.Read(context.Background(), system.Query{Kind: "node", Limit: 1}) {
 		after, text = lambent.ReasonCrash, "after a crash: the process before said no good-bye"
 		if e.Kind == lambent.EventNodeStopping {
 			after, text = lambent.ReasonClean, "after a clean stop"
 		}
 	}
+	if n.before != nil {
+		after, text = lambent.ReasonUpgrade, fmt.Sprintf("in the place of %s, process %d", n.before.Version, n.before.PID)
+		n.event(lambent.SystemEvent{Kind: lambent.EventUpgradeDone, Text: fmt.Sprintf("from %s to %s, process %d", n.before.Version, n.cfg.Version, os.Getpid())})
+	}
 	n.event(lambent.SystemEvent{Kind: lambent.EventNodeStarted, Reason: after, Text: "Lambent " + n.cfg.Version + " serves " + text})
 }
 
-// stopping notes that the node begins to stop, for err or because it was told to.
-func (n *node) stopping(err error) {
+// ending notes that the node begins to stop, for err or because it was told to.
+func (n *node) ending(err error) {
 	text := "it was told to stop"
 	if err != nil {
 		text = err.Error()

@@ -3,10 +3,13 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -31,10 +34,29 @@ func (ls *listeners) listen(address string) (net.Listener, error) {
 		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "cannot listen on %s: %w", address, err).
 			WithHint("is another server there? choose another address, or port 0 for any")
 	}
+	ls.add(l)
+	return l, nil
+}
+
+// inherit takes the listener over that f is.
+func (ls *listeners) inherit(f *os.File) (net.Listener, error) {
+	defer f.Close() // net has its own
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, err
+	}
+	tcp, ok := l.(*net.TCPListener)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("%s is no address of TCP", l.Addr()), l.Close())
+	}
+	ls.add(tcp)
+	return tcp, nil
+}
+
+func (ls *listeners) add(l net.Listener) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	ls.all = append(ls.all, l.Addr().(*net.TCPAddr).AddrPort())
-	return l, nil
 }
 
 func (ls *listeners) addresses() []netip.AddrPort {
@@ -45,8 +67,8 @@ func (ls *listeners) addresses() []netip.AddrPort {
 
 func loopback(l net.Listener) bool { return l.Addr().(*net.TCPAddr).IP.IsLoopback() }
 
-// url gives a URL that this machine reaches l by; with certs it is one that their first is valid for, if there is one.
-func url(l net.Listener, certs *keypair.Store) string {
+// urlOf gives a URL that this machine reaches l by; with certs it is one that their first is valid for, if there is one.
+func urlOf(l net.Listener, certs *keypair.Store) string {
 	addr := l.Addr().(*net.TCPAddr)
 	host, port, err := net.SplitHostPort(addr.String())
 	if err != nil {
@@ -84,6 +106,17 @@ func (n *node) certificates() (*keypair.Store, error) {
 // server is the server of l: HTTP/1.1 and HTTP/2, which clients choose by ALPN with certs and know beforehand
 // without.
 func (n *node) server(l net.Listener, h http.Handler, certs *keypair.Store) *drain.Server {
+	s := n.httpServer(h)
+	if certs == nil {
+		s.Protocols.SetUnencryptedHTTP2(true)
+		return drain.New(s, l)
+	}
+	s.Protocols.SetHTTP2(true)
+	s.TLSConfig = &tls.Config{GetCertificate: certs.Certificate, MinVersion: tls.VersionTLS12}
+	return drain.New(s, l)
+}
+
+func (n *node) httpServer(h http.Handler) *http.Server {
 	s := &http.Server{
 		Handler:           h,
 		Protocols:         new(http.Protocols),
@@ -93,11 +126,5 @@ func (n *node) server(l net.Listener, h http.Handler, certs *keypair.Store) *dra
 		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
 	}
 	s.Protocols.SetHTTP1(true)
-	if certs == nil {
-		s.Protocols.SetUnencryptedHTTP2(true)
-		return drain.New(s, l)
-	}
-	s.Protocols.SetHTTP2(true)
-	s.TLSConfig = &tls.Config{GetCertificate: certs.Certificate, MinVersion: tls.VersionTLS12}
-	return drain.New(s, l)
+	return s
 }

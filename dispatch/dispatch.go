@@ -195,7 +195,7 @@ func (d *Dispatcher) Ready(ctx context.Context, rev *lambent.Revision) (lambent.
 			return lambent.Phases{}, err
 		}
 		phases := l.inst.phases
-		l.release(unused)
+		l.release(idle)
 		return phases, nil
 	}
 }

@@ -58,6 +58,19 @@ func Open(ctx context.Context, o Options) (*Vault, error) {
 	return &Vault{store: o.Store, keys: k}, nil
 }
 
+// Frozen gives a vault of what v holds now, sealed as it is, in another store: for Values when v's is closed.
+func (v *Vault) Frozen(ctx context.Context, into store.Store) (*Vault, error) {
+	for e, err := range v.store.List(ctx, prefix) {
+		if err == nil {
+			_, err = into.Put(ctx, e.Key, e.Value, store.Any)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return &Vault{store: into, keys: v.keys}, nil
+}
+
 const prefix = "secret."
 
 func keyOf(namespace, name string) string { return prefix + namespace + "." + name }

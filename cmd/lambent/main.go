@@ -16,7 +16,7 @@ var version = "dev" // set by the linker
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	root := cli.New(up(), dev())
+	root := cli.New(up(), dev(), upgrade())
 	root.Version = version
 	os.Exit(cli.Run(ctx, root))
 }

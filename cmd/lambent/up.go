@@ -16,6 +16,7 @@ import (
 	"lambent/builder"
 	"lambent/cli"
 	"lambent/daemon"
+	"lambent/internal/handover"
 	"lambent/internal/keypair"
 )
 
@@ -61,7 +62,10 @@ DIR/endpoints.json, and the context that the other commands use to the user's co
 			if err != nil {
 				return err
 			}
-			cfg.Data, cfg.Version = data, version
+			if cfg.Before, err = handover.Inherited(); err != nil {
+				return err
+			}
+			cfg.Data, cfg.Version, cfg.Args = data, version, os.Args[1:]
 			cfg.Logger = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 			cfg.Serving = func(e daemon.Endpoints) {
 				if err := announce(cmd.OutOrStdout(), e, asJSON); err != nil {

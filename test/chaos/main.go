@@ -1,7 +1,7 @@
 // Command chaos breaks Lambent on purpose, under load, and counts on both sides what comes of it; soak lets it live
 // through much of everything. It runs in the repository root as root, after make build:
 //
-//	go run ./test/chaos [-short] deploy|kill|disk...
+//	go run ./test/chaos [-short] deploy|kill|soak...
 package main
 
 import (
@@ -22,7 +22,6 @@ var scenarios = []struct {
 }{
 	{"deploy", deploys},
 	{"kill", kills},
-	{"disk", fullDisk},
 }
 
 func main() {

@@ -1,0 +1,176 @@
+package daemon
+
+import (
+	"context"
+	"io"
+	"iter"
+	"net/http"
+	"sync"
+
+	"lambent"
+	"lambent/auth/apikey"
+	"lambent/code"
+	"lambent/control"
+	"lambent/gateway"
+	"lambent/internal/drain"
+	"lambent/observe/logs"
+	"lambent/observe/system"
+)
+
+// serve serves until ctx ends, or another process has taken the place of this one, and drains.
+func (n *node) serve(ctx context.Context) error {
+	certs, err := n.certificates()
+	if err != nil {
+		return err
+	}
+	manageCerts := certs
+	switch {
+	case loopback(n.manage):
+		manageCerts = nil
+	case certs == nil:
+		n.log.Warn("others than this machine reach the control API, and keys come to it in the clear: use --tls-cert and --tls-key, or let it listen on loopback",
+			"control", n.cfg.Control)
+	}
+	n.at = Endpoints{Functions: urlOf(n.functions, certs), Control: urlOf(n.manage, manageCerts), KeyFile: n.cfg.path("admin.key"), NewKey: n.newKey}
+	if certs != nil {
+		n.at.CAFile = n.cfg.TLS[0].Cert
+	}
+	n.openDoors()
+	public, private := n.server(n.functions, n.public, certs), n.server(n.manage, http.HandlerFunc(n.manageDoor), manageCerts)
+	n.servers = []*drain.Server{public, private}
+	failed := make(chan error, len(n.servers))
+	var serving sync.WaitGroup
+	for _, s := range n.servers {
+		serving.Go(func() {
+			if err := s.Serve(); err != nil {
+				failed <- err
+			}
+		})
+	}
+	n.serveLate(&serving)
+	if err = n.cfg.writeEndpoints(n.at); err == nil {
+		stop := n.commands(ctx, &serving)
+		n.started()
+		n.notify.ready(n.status())
+		n.cfg.Serving(n.at)
+		select {
+		case <-ctx.Done():
+		case <-n.replaced:
+		case err = <-failed:
+		}
+		stop()
+	}
+	n.upgrading.Lock() // an upgrade under way has an outcome now
+	if n.next != nil {
+		n.leave(ctx)
+	} else {
+		n.ending(err)
+		n.notify.stopping("drains")
+		n.stop()
+		n.unfollow()
+		n.drain()
+	}
+	serving.Wait()
+	return err
+}
+
+func (n *node) status() string {
+	return "functions at " + n.at.Functions + ", control API at " + n.at.Control
+}
+
+// openDoors leads requests to the rooms of this process.
+func (n *node) openDoors() {
+	n.public.lead(n.gateway(n.invoker, func() bool { return n.servers[0].Draining() }))
+	api := n.api()
+	n.calls.lead(api)
+	n.admin.lead(api)
+}
+
+func (n *node) authenticate(r *http.Request) (lambent.Principal, bool) {
+	return n.keys.Authenticate(control.Bearer(r))
+}
+
+func (n *node) gateway(i lambent.Invoker, closing func() bool) http.Handler {
+	return gateway.New(gateway.Options{
+		Table: n.table, Routes: &n.routes, Invoker: i, Authenticate: n.authenticate, Public: loopback(n.functions), Closing: closing,
+	})
+}
+
+// api makes the control API on the stores that are open now.
+func (n *node) api() http.Handler {
+	return control.New(control.Options{
+		Version: n.cfg.Version, Store: n.store, Functions: n.table, Code: bundles{n.code}, Executor: n.tiers,
+		Build: n.build, Ready: n.dispatch.Ready, Applied: n.applied, Invoker: n.invoker,
+		Records: n.past.records, Logs: logReader{n.past.logs, n.following}, Events: eventReader{n.past.events, n.following}, Findings: n.findings,
+		Public: loopback(n.functions), Endpoint: func() string { return n.at.Functions }, Authenticate: n.authenticate,
+		MakeKey: apikey.New, Secrets: n.secrets, Refresh: n.dispatch.Refresh,
+		Metrics: n.metrics.Handler(), Logger: n.log,
+	})
+}
+
+// manageDoor is the handler of the control listener.
+func (n *node) manageDoor(w http.ResponseWriter, r *http.Request) {
+	if control.Apart(r) {
+		n.calls.ServeHTTP(w, r)
+		return
+	}
+	n.admin.ServeHTTP(w, r)
+}
+
+// drain stops accepting, lets the calls under way end, and cuts what is left when their time is up. The
+// dispatcher closes last, so that no request is refused that was accepted before; what it still has then
+// are switched connections, which their server does not wait for.
+func (n *node) drain() {
+	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Drain)
+	defer cancel()
+	var draining sync.WaitGroup
+	for _, s := range n.servers {
+		draining.Go(func() { s.Drain(ctx, drain.Options{Idle: n.cfg.Idle}) })
+	}
+	for _, s := range n.late {
+		draining.Go(func() {
+			if s.Shutdown(ctx) != nil {
+				s.Close()
+			}
+		})
+	}
+	draining.Wait()
+	n.dispatch.Close(ctx)
+}
+
+// logReader gives the control API its logs, to followers until the node stops: they would stay for ever.
+type logReader struct {
+	*logs.Store
+	stopping context.Context
+}
+
+func (l logReader) Read(ctx context.Context, q control.LogQuery) iter.Seq2[lambent.LogLine, error] {
+	return until(l.stopping, ctx, func(ctx context.Context) iter.Seq2[lambent.LogLine, error] { return l.Store.Read(ctx, logs.Query(q)) })
+}
+
+// eventReader gives the control API the system events, as logReader does the logs.
+type eventReader struct {
+	*system.Store
+	stopping context.Context
+}
+
+func (e eventReader) Read(ctx context.Context, q control.EventQuery) iter.Seq2[lambent.SystemEvent, error] {
+	return until(e.stopping, ctx, func(ctx context.Context) iter.Seq2[lambent.SystemEvent, error] {
+		return e.Store.Read(ctx, system.Query(q))
+	})
+}
+
+// until gives what read gives with a context that ends with both.
+func until[T any](stopping, ctx context.Context, read func(context.Context) iter.Seq2[T, error]) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(stopping, cancel)()
+		read(ctx)(yield)
+	}
+}
+
+// bundles gives the control API its code.
+type bundles struct{ *code.Store }
+
+func (b bundles) Open(digest string) (io.ReadCloser, error) { return b.Store.Open(digest) }

@@ -1,0 +1,224 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"lambent"
+	"lambent/executor"
+	"lambent/internal/drain"
+	"lambent/store/memory"
+)
+
+// quiet is how long requests to the control API that use the store may take to end when it is to be given up.
+const quiet = 30 * time.Second
+
+// drainIdle is how long a connection without a request is kept by a process that was replaced.
+const drainIdle = 5 * time.Second
+
+// upgrade has the program in the file binary, "" for this one's own, take the place of this process. It returns when
+// that serves, or when this process serves as before; say is told of the steps. Until the message "serve" each step
+// can be undone, and afterwards none: only then does the new process accept, so no request is ever between the two.
+func (n *node) upgrade(ctx context.Context, binary string, say func(string)) (next *successor, err error) {
+	if !n.upgrading.TryLock() {
+		return nil, refused("an upgrade is under way")
+	}
+	defer n.upgrading.Unlock()
+	if binary, err = n.upgradable(binary); err != nil {
+		return nil, err
+	}
+	say("starting " + binary)
+	n.notify.reloading()
+	if next, err = n.succeed(binary); err != nil {
+		n.upgradeFailed(err)
+		return nil, err
+	}
+	defer context.AfterFunc(ctx, next.kill)()
+	var undo []func()
+	if undo, err = n.giveUp(ctx, next, say); err == nil {
+		n.next = next
+		n.notify.replaced(next.PID, n.status())
+		close(n.replaced)
+		return next, nil
+	}
+	next.kill()
+	err = next.explain(err)
+	for _, u := range slices.Backward(undo) {
+		u()
+	}
+	n.upgradeFailed(err)
+	return nil, err
+}
+
+func refused(format string, args ...any) *lambent.Error {
+	return lambent.Errorf(lambent.CodeConflict, format, args...)
+}
+
+func (n *node) upgradeFailed(err error) {
+	n.log.Error("the upgrade failed, this process goes on to serve", "err", err)
+	n.event(lambent.SystemEvent{Kind: lambent.EventUpgradeFailed, Text: err.Error()})
+	n.notify.ready(n.status())
+}
+
+// upgradable gives the file to start.
+func (n *node) upgradable(binary string) (_ string, err error) {
+	switch {
+	case n.next != nil:
+		return "", refused("this process was replaced and serves what it began")
+	case os.Getpid() == 1:
+		return "", refused("this process is the first of a container, which would end with it").WithHint("roll the pod or the container instead")
+	case n.before != nil && !n.before.over():
+		return "", refused("the process before this one (pid %d) still serves what it began before the last upgrade", n.before.PID).
+			WithHint("try again when it is gone, or end it: it is given %s then", n.cfg.Drain)
+	}
+	if binary == "" {
+		binary, err = os.Executable()
+	}
+	return binary, err
+}
+
+// giveUp gives to next what only one process can have, one thing after the other. What it gives undoes that.
+func (n *node) giveUp(ctx context.Context, next *successor, say func(string)) (undo []func(), err error) {
+	m, err := next.expect(saysHello, helloTimeout)
+	switch {
+	case err != nil:
+		return nil, err
+	case m.Hello == nil || m.Hello.Protocol != protocol:
+		return nil, failed("%s speaks another protocol of upgrades than this process, which speaks %d", next.binary, protocol).
+			WithHint("stop this process and start the other")
+	}
+	next.hello = *m.Hello
+	n.event(lambent.SystemEvent{Kind: lambent.EventUpgradeBegun, Text: fmt.Sprintf("from %s to %s, process %d", n.cfg.Version, next.Version, next.PID)})
+	say(fmt.Sprintf("lambent %s (process %d) opens what needs no store", next.Version, next.PID))
+	heirlooms := []syscall.Conn{n.held, os.Stderr, n.functions.(*net.TCPListener), n.manage.(*net.TCPListener), n.local}
+	heir := &inheritance{PID: os.Getpid(), Version: n.cfg.Version, Half: 1 - n.half}
+	if err := next.conn.Send(message{Step: saysInherit, Heir: heir}, heirlooms...); err != nil {
+		return nil, err
+	}
+	if _, err := next.expect(saysPrepared, stepTimeout); err != nil {
+		return nil, err
+	}
+
+	say("waiting for requests that change something")
+	n.admin.hold()
+	undo = append(undo, n.openDoors)
+	n.unfollow()
+	bound, cancel := context.WithTimeout(ctx, quiet)
+	defer cancel()
+	if inside := n.admin.idle(bound); len(inside) > 0 {
+		return undo, cmp.Or(ctx.Err(), error(refused("these did not end within %s: %s", quiet, strings.Join(inside, ", ")).
+			WithHint("try again when they have")))
+	}
+	say("handing the store over")
+	frozen, err := n.secrets.Frozen(ctx, memory.New())
+	if err != nil {
+		return undo, err
+	}
+	n.useSecrets(frozen)
+	undo = append(undo, n.reopen)
+	if err := n.closeStore(); err != nil {
+		return undo, failed("closing the store: %w", err)
+	}
+	if err := next.conn.Send(message{Step: saysFree}); err != nil {
+		return undo, err
+	}
+	if _, err := next.expect(saysReady, stepTimeout); err != nil {
+		return undo, err
+	}
+
+	n.public.hold()
+	n.calls.hold()
+	for _, s := range n.servers {
+		s.Pause()
+		undo = append(undo, s.Resume)
+	}
+	n.outbox = newOutbox()
+	undo = append(undo, n.rewind)
+	if err := n.past.lend(n.outbox); err != nil {
+		return undo, failed("closing logs and records: %w", err)
+	}
+	if err := next.conn.Send(message{Step: saysGo}); err != nil {
+		return undo, err
+	}
+	if _, err := next.expect(saysOpen, stepTimeout); err != nil {
+		return undo, err
+	}
+	if err := ctx.Err(); err != nil {
+		return undo, err
+	}
+	return undo, next.conn.Send(message{Step: saysServe})
+}
+
+// reopen opens the store again that a successor did not take.
+func (n *node) reopen() {
+	if err := errors.Join(n.closeStore(), n.openStore(context.Background())); err != nil {
+		n.log.Error("the store cannot be opened again: functions are served, but nothing can be changed until a restart", "err", err)
+	}
+}
+
+// rewind opens logs and records again.
+func (n *node) rewind() {
+	if err := n.past.open(&n.cfg); err != nil {
+		n.log.Error("logs and records cannot be opened again: they are lost until a restart", "err", err)
+	}
+}
+
+// leave serves what this process has begun, passes on what comes to it late, and gives its instances to the process
+// that has taken its place. It returns when nothing is left, that process has ended, or the time to drain after the end
+// of ctx is over.
+func (n *node) leave(ctx context.Context) {
+	ctx, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	next := n.next
+	go func() {
+		<-next.ended
+		cut()
+	}()
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		if err := n.outbox.sendTo(next.conn); err != nil {
+			n.log.Error("what happened here cannot be told to the new process any more", "err", err)
+			cut()
+		}
+	})
+	n.dispatch.BeginDrain(24 * time.Hour)
+	now, already := context.WithCancel(ctx)
+	already()
+	n.dispatch.Handover(now, n.give, n.tellEnd)
+	n.outbox.put(message{Step: saysSettled})
+	functions, manage := n.passOn(next.dial(lateFunctions)), n.passOn(next.dial(lateControl))
+	n.public.lead(functions)
+	n.calls.lead(manage)
+	n.admin.lead(manage)
+
+	var leaving sync.WaitGroup
+	leaving.Go(func() { n.dispatch.Handover(ctx, n.give, n.tellEnd) })
+	for _, s := range n.servers {
+		leaving.Go(func() { s.Drain(ctx, drain.Options{Idle: drainIdle, Shared: true}) })
+	}
+	leaving.Wait()
+	wait(ctx, &n.passing)
+	n.dispatch.Close(ctx)
+	n.outbox.close()
+	sending.Wait()
+	next.conn.Close()
+}
+
+// give tells the new process of an instance that it answers for from now on.
+func (n *node) give(inst executor.Instance, rev *lambent.Revision, inFlight []string) {
+	inst.(executor.Leaver).Leave()
+	n.outbox.put(message{Given: &given{inst.ID(), rev, inFlight}})
+}
+
+func (n *node) tellEnd(instance, invocation string, broken bool) {
+	n.outbox.put(message{Ended: &ended{instance, invocation, broken}})
+}
