@@ -123,6 +123,7 @@ func (n *node) manageDoor(w http.ResponseWriter, r *http.Request) {
 func (n *node) drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Drain)
 	defer cancel()
+	n.dispatch.BeginDrain(n.cfg.Drain * 3 / 4) // the rest is for their good-byes
 	var draining sync.WaitGroup
 	for _, s := range n.servers {
 		draining.Go(func() { s.Drain(ctx, drain.Options{Idle: n.cfg.Idle}) })

@@ -346,6 +346,23 @@ func TestCrashLoop(t *testing.T) {
 	})
 }
 
+// A deploy that only sees it become ready changes nothing about that.
+func TestCrashLoopOfDeploys(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{}
+		d := open(t, w, nil)
+		rev := revision(t, nil)
+		for range tolerated + 1 {
+			if _, err := d.Ready(t.Context(), rev); err != nil {
+				t.Fatal(err)
+			}
+			members(d)[0].(*fake).die()
+			synctest.Wait()
+		}
+		refused(t, d, rev)
+	})
+}
+
 // Requests that kill what serves them open the circuit for a second or three, not for minutes: the instances
 // themselves are well.
 func TestRequestsThatKill(t *testing.T) {

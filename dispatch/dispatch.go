@@ -195,7 +195,7 @@ func (d *Dispatcher) Ready(ctx context.Context, rev *lambent.Revision) (lambent.
 			return lambent.Phases{}, err
 		}
 		phases := l.inst.phases
-		l.release(idle)
+		l.release(unused)
 		return phases, nil
 	}
 }

@@ -469,6 +469,9 @@ func TestReuseNever(t *testing.T) {
 		d := open(t, w, nil)
 		rev := revision(t, func(s *lambent.Settings) { s.Reuse, s.Concurrency = lambent.ReuseNever, 10 })
 		seen := map[string]bool{}
+		if _, err := d.Ready(t.Context(), rev); err != nil { // the first request finds its instance
+			t.Fatal(err)
+		}
 		for range 5 {
 			inv, err := invoke(t.Context(), d, rev)
 			if err != nil {
@@ -477,7 +480,7 @@ func TestReuseNever(t *testing.T) {
 			seen[inv.Outcome.Instance] = true
 		}
 		synctest.Wait()
-		if len(seen) != 5 || w.alive.Load() != 0 {
+		if len(seen) != 5 || w.started.Load() != 5 || w.alive.Load() != 0 {
 			t.Errorf("%d instances served 5 requests, %d are left", len(seen), w.alive.Load())
 		}
 	})

@@ -184,7 +184,7 @@ func (p *pool) givable() *instance {
 // tell says that l of an instance that was given away is over, and ends the instance if v wants it dead.
 func (in *instance) tell(l *lease, v verdict) {
 	<-in.handed // nobody is told of the end of what he has not been told of
-	in.ended(in.ID(), l.invocation, v != idle)
+	in.ended(in.ID(), l.invocation, v > idle)
 	if v == kill {
 		in.Instance.(executor.Leaver).Kill()
 	}

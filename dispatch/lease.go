@@ -64,10 +64,11 @@ func (in *instance) free(l *lease) {
 type verdict int
 
 const (
-	idle  verdict = iota // it can serve again
-	drain                // it takes no more work; its other requests have a grace to finish
-	kill                 // it ends before release returns
-	dead                 // it has ended by itself; what is left of it goes
+	unused verdict = iota // nothing came of the lease
+	idle                  // it can serve again
+	drain                 // it takes no more work; its other requests have a grace to finish
+	kill                  // it ends before release returns
+	dead                  // it has ended by itself; what is left of it goes
 )
 
 // release ends the lease; only the first call does anything. After kill the instance is gone.

@@ -87,7 +87,7 @@ func (p *pool) acquire(ctx context.Context, invocation string, limit time.Time) 
 	p.mu.Unlock()
 	if !waited { // granted at the same moment
 		if g := <-w.granted; g.lease != nil {
-			g.lease.release(idle)
+			g.lease.release(unused)
 		}
 	}
 	return nil, cause
