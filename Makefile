@@ -63,7 +63,7 @@ bench-deploy: build ## deploys under load, with streams across every switch
 	go run ./test/bench $(if $(SHORT),-short) deploy
 
 chaos: build ## break everything on purpose under load, and count on both sides what was lost; as root; SCENARIO=kill for one
-	go run ./test/chaos $(if $(SHORT),-short) $(or $(SCENARIO),deploy kill)
+	go run ./test/chaos $(if $(SHORT),-short) $(or $(SCENARIO),deploy kill disk)
 
 fuzz: ## fuzz each parser for a minute
 	@scripts/fuzz

@@ -42,6 +42,8 @@ type Options struct {
 	Build func(ctx context.Context, namespace string, b lambent.Build, log func(line string)) (*lambent.Built, error)
 	// Ready starts an instance of the revision and keeps it warm; the error says why it is not ready.
 	Ready func(ctx context.Context, r *lambent.Revision) (lambent.Phases, error)
+	// Abandon ends what Ready has begun for a revision that nothing came to refer to. It is called for others, too.
+	Abandon func(r *lambent.Revision)
 	// Applied returns when this node routes by what key holds at the store's revision: no request that is
 	// sent after it returned meets what was there before.
 	Applied  func(ctx context.Context, key string, revision uint64) error

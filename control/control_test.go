@@ -232,12 +232,16 @@ func TestConcurrentDeploys(t *testing.T) {
 	}
 	var all sync.WaitGroup
 	all.Add(n) // every deploy has read the function before any writes it
-	w.Ready = func(context.Context, *lambent.Revision) (lambent.Phases, error) {
+	var mu sync.Mutex
+	made := map[string]bool{}
+	w.Ready = func(_ context.Context, r *lambent.Revision) (lambent.Phases, error) {
+		mu.Lock()
+		made[r.ID] = true
+		mu.Unlock()
 		all.Done()
 		all.Wait()
 		return lambent.Phases{}, nil
 	}
-	var mu sync.Mutex
 	got := map[int]int{}
 	var winner control.Deployment
 	var clients sync.WaitGroup
@@ -257,6 +261,14 @@ func TestConcurrentDeploys(t *testing.T) {
 	clients.Wait()
 	if got[201] != 1 || got[409] != n-1 {
 		t.Fatalf("statuses %v", got)
+	}
+	if len(made) != n {
+		t.Errorf("%d revisions were made ready", len(made))
+	}
+	for id := range made {
+		if w.Abandoned(id) == (id == winner.Function.Latest.ID) {
+			t.Errorf("revision %s abandoned: %t, but %s has won", id, w.Abandoned(id), winner.Function.Latest.ID)
+		}
 	}
 	var f lambent.Function
 	w.gives(200, &f, "GET", hello, "")

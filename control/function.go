@@ -275,6 +275,9 @@ func (s *server) keep(ctx context.Context, rev *lambent.Revision) (*lambent.Revi
 		return nil, err
 	}
 	_, err := s.Store.Put(ctx, key, encode(rev), store.Any)
+	if err != nil {
+		s.Abandon(rev)
+	}
 	return rev, err
 }
 

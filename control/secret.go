@@ -138,9 +138,16 @@ func (s *server) deleteSecret(ctx context.Context, in *struct{ NamedSecret }) (*
 
 // putNaming stores record, which sends requests to targets, if the secrets that they name are there. The delete of
 // one comes before, or it sees who names it; so the write must be over when the lock is free, whoever leaves.
-func (s *server) putNaming(ctx context.Context, key string, record any, version uint64, targets []lambent.Target) (uint64, error) {
+func (s *server) putNaming(ctx context.Context, key string, record any, version uint64, targets []lambent.Target) (stored uint64, err error) {
 	s.naming.RLock()
 	defer s.naming.RUnlock()
+	defer func() {
+		if err != nil { // they were made ready for nothing
+			for _, t := range targets {
+				s.Abandon(t.Revision)
+			}
+		}
+	}()
 	for _, t := range targets {
 		if err := s.checkSecrets(ctx, t.Revision.Namespace, t.Revision.Settings); err != nil {
 			return 0, err

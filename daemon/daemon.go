@@ -243,6 +243,13 @@ func (n *node) retire(lost []*lambent.Revision) {
 	}
 }
 
+// abandon retires a revision that no function or alias refers to.
+func (n *node) abandon(rev *lambent.Revision) {
+	if !n.table.Refers(rev) {
+		n.dispatch.Retire(rev)
+	}
+}
+
 func (n *node) pools() iter.Seq[metric.Pool] {
 	return func(yield func(metric.Pool) bool) {
 		for s := range n.dispatch.Stats() {

@@ -100,7 +100,7 @@ func (n *node) gateway(i lambent.Invoker, closing func() bool) http.Handler {
 func (n *node) api() http.Handler {
 	return control.New(control.Options{
 		Version: n.cfg.Version, Store: n.store, Functions: n.table, Code: bundles{n.code}, Executor: n.tiers,
-		Build: n.build, Ready: n.dispatch.Ready, Applied: n.applied, Invoker: n.invoker,
+		Build: n.build, Ready: n.dispatch.Ready, Abandon: n.abandon, Applied: n.applied, Invoker: n.invoker,
 		Records: n.past.records, Logs: logReader{n.past.logs, n.following}, Events: eventReader{n.past.events, n.following}, Findings: n.findings,
 		Public: loopback(n.functions), Endpoint: func() string { return n.at.Functions }, Authenticate: n.authenticate,
 		MakeKey: apikey.New, Secrets: n.secrets, Refresh: n.dispatch.Refresh,

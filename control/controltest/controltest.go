@@ -43,6 +43,8 @@ type World struct {
 	Events  func(context.Context, control.EventQuery) iter.Seq2[lambent.SystemEvent, error] // by default none
 	Records []lambent.Record                                                                // the latest first
 
+	abandoned sync.Map // ids of revisions
+
 	Keys      map[string]lambent.Principal // by their text; those made by the API are taken, too
 	Refreshed []string                     // NAMESPACE/NAME of the functions whose latest was to be refreshed
 
@@ -50,6 +52,12 @@ type World struct {
 
 	Endpoint string // what the API says where functions are
 	Findings []lambent.Finding
+}
+
+// Abandoned tells whether the revision of that id was abandoned.
+func (w *World) Abandoned(id string) bool {
+	_, ok := w.abandoned.Load(id)
+	return ok
 }
 
 // New serves a World until the test ends.
@@ -75,7 +83,8 @@ func New(t *testing.T) *World {
 		Build: func(ctx context.Context, namespace string, b lambent.Build, log func(string)) (*lambent.Built, error) {
 			return w.Build(ctx, namespace, b, log)
 		},
-		Ready: func(ctx context.Context, r *lambent.Revision) (lambent.Phases, error) { return w.Ready(ctx, r) },
+		Ready:   func(ctx context.Context, r *lambent.Revision) (lambent.Phases, error) { return w.Ready(ctx, r) },
+		Abandon: func(r *lambent.Revision) { w.abandoned.Store(r.ID, true) },
 		Applied: func(ctx context.Context, key string, revision uint64) error {
 			e, err := w.Store.Get(ctx, key)
 			deleted := errors.Is(err, store.ErrNotFound)

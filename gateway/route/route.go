@@ -120,6 +120,16 @@ func (e *entry) revisions() iter.Seq[*lambent.Revision] {
 	}
 }
 
+// Refers tells whether a function or one of its aliases refers to rev.
+func (t *Table) Refers(rev *lambent.Revision) bool {
+	for there := range t.load(rev.Namespace, rev.Function).revisions() {
+		if there.ID == rev.ID {
+			return true
+		}
+	}
+	return false
+}
+
 // Names gives the namespace and name of every function, in no order.
 func (t *Table) Names() iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {

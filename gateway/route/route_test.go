@@ -119,6 +119,11 @@ func TestReferences(t *testing.T) {
 				if latest, want := function[name]; ok != want || ok && f.Latest.ID != latest {
 					t.Fatalf("lookup %s: %v, want %v", name, f, want)
 				}
+				for _, id := range []string{"0", "1", "2"} {
+					if table.Refers(revision(name, id)) != after[name+id] {
+						t.Fatalf("refers to %s of %s: %t", id, name, !after[name+id])
+					}
+				}
 				for _, alias := range []string{"0", "1", "2"} {
 					_, is := function[name]
 					_, has := aliases[[2]string{name, alias}]

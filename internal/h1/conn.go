@@ -176,7 +176,9 @@ func (c *Conn) RoundTrip(req *Request, d Deadlines) (*Response, error) {
 			return nil, err
 		}
 		x.stop(false)
-		req.free()
+		if closed := (*ClosedError)(nil); !errors.As(err, &closed) || closed.Unread == 0 {
+			req.free()
+		}
 		return nil, err
 	}
 	req.free()
@@ -396,7 +398,17 @@ func (x *exchange) explain(err error) error {
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
-	return &ClosedError{Answering: x.heard, Err: err}
+	return &ClosedError{Answering: x.heard, Unread: x.unread(err), Err: err}
+}
+
+// unread gives ClosedError.Unread for err of a read. A unix socket that is closed resets the other side if there is
+// something in it that was not read, and never else.
+func (x *exchange) unread(err error) int {
+	if !errors.Is(err, syscall.ECONNRESET) || x.heard || x.unsent || x.sender != nil || x.head > pageSize ||
+		x.c.conn.LocalAddr().Network() != "unix" {
+		return 0
+	}
+	return x.head
 }
 
 var _ io.ReadCloser = (*exchange)(nil)

@@ -677,23 +677,36 @@ func TestReset(t *testing.T) {
 	for name, tt := range map[string]struct {
 		answer    string
 		answering bool
+		read      int
 	}{
-		"before": {"", false}, "in the head": {"HTTP/1.1 200", true},
-		"in the body": {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\na", true}, "until close": {"HTTP/1.1 200 OK\r\n\r\na", true},
+		"before": {"", false, 1}, "at the end": {"", false, 1000}, "in the head": {"HTTP/1.1 200", true, 1},
+		"in the body": {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\na", true, 1}, "until close": {"HTTP/1.1 200 OK\r\n\r\na", true, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := script(t, func(conn *net.UnixConn, in *bufio.Reader) {
-				conn.Read(make([]byte, 1))
+				conn.Read(make([]byte, tt.read))
 				io.WriteString(conn, tt.answer)
 			})
-			resp, err := c.RoundTrip(get(), soon())
+			req := &h1.Request{Method: "POST", Target: "/", Host: "x", ContentLength: 2, Body: body("ok")}
+			resp, err := c.RoundTrip(req, soon())
 			if err == nil {
 				_, err = io.Copy(io.Discard, resp.Body)
 				resp.Body.Close()
 			}
 			var closed *h1.ClosedError
-			if !errors.As(err, &closed) || closed.Answering != tt.answering || !errors.Is(err, syscall.ECONNRESET) {
-				t.Errorf("got %v", err)
+			unread := !tt.answering && tt.read == 1
+			if !errors.As(err, &closed) || closed.Answering != tt.answering || errors.Is(err, syscall.ECONNRESET) != (tt.read == 1) ||
+				(closed.Unread > 0) != unread {
+				t.Fatalf("got %v", err)
+			}
+			again := req.Untaken()
+			if (again != nil) != unread {
+				t.Fatalf("the body to read again is %v", again)
+			}
+			if again != nil {
+				if b, err := io.ReadAll(again); string(b) != "ok" || err != nil {
+					t.Errorf("the body is %q, %v", b, err)
+				}
 			}
 		})
 	}

@@ -50,8 +50,11 @@ func (e *ReturnedError) Unwrap() []error { return []error{ErrNotSent, syscall.EC
 
 // ClosedError means that the peer went away before its response was complete.
 type ClosedError struct {
-	Answering bool  // some of the response had come
-	Err       error // io.ErrUnexpectedEOF, or what the socket gave
+	Answering bool // some of the response had come
+	// Unread is how long a request was that went out in one piece, of at most 32 KiB, and whose last byte the peer had
+	// not read; 0 when that is not known. Unix sockets alone tell.
+	Unread int
+	Err    error // io.ErrUnexpectedEOF, or what the socket gave
 }
 
 // Error says how far the peer had got.

@@ -53,8 +53,8 @@ func (r *Request) small() bool {
 // streams tells whether the body goes out on its own.
 func (r *Request) streams() bool { return r.Body != nil && r.ContentLength != 0 && !r.small() }
 
-// Untaken gives the body anew if it was read although no peer took the request; nil if it can still be read from Body.
-// It must be closed.
+// Untaken gives the body anew if it was read although no peer took the request, which ErrNotSent and ClosedError.Unread
+// tell; nil if it can still be read from Body. It must be closed.
 func (r *Request) Untaken() io.ReadCloser {
 	switch {
 	case r.untaken != nil:

@@ -5,35 +5,69 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 )
 
-// quiet gives how many descriptors the daemon has when it has come to rest without functions: as soon as there are no
+// descriptors counts what a process has open, by what it is.
+type descriptors map[string]int
+
+func openIn(pid int) (descriptors, error) {
+	dir := fmt.Sprintf("/proc/%d/fd/", pid)
+	names, err := os.ReadDir(dir)
+	open := descriptors{}
+	for _, name := range names {
+		if what, err := os.Readlink(dir + name.Name()); err == nil { // else it was closed meanwhile
+			what, _, _ = strings.Cut(what, ":[")
+			open[what]++
+		}
+	}
+	return open, err
+}
+
+func (d descriptors) count() (n int) {
+	for _, each := range d {
+		n += each
+	}
+	return n
+}
+
+// more tells what there is more of than before.
+func (d descriptors) more(before descriptors) (what []string) {
+	for name, n := range d {
+		if n > before[name] {
+			what = append(what, fmt.Sprintf("%d %s", n-before[name], name))
+		}
+	}
+	return what
+}
+
+// quiet gives the descriptors that the daemon has when it has come to rest without functions: as soon as there are no
 // more than wanted, or after a while.
-func (s *stage) quiet(ctx context.Context, wanted int) (int, error) {
-	count, still := 0, 0
+func (s *stage) quiet(ctx context.Context, wanted int) (open descriptors, err error) {
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections() // ours to the control API are none of its
+	still := 0
 	for began := time.Now(); time.Since(began) < 20*time.Second; {
-		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.daemon.PID()))
-		if err != nil {
-			return 0, err
+		last := open.count()
+		if open, err = openIn(s.daemon.PID()); err != nil {
+			return nil, err
 		}
-		still++
-		if len(open) != count {
-			count, still = len(open), 0
+		if still++; open.count() != last {
+			still = 0
 		}
-		if len(s.instances.list()) == 0 && (count <= wanted || wanted == 0 && still >= 20) {
-			return count, nil
+		if len(s.instances.list()) == 0 && (open.count() <= wanted || wanted == 0 && still >= 20) {
+			break
 		}
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
-			return 0, ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
-	return count, nil
+	return open, nil
 }
 
 // leftovers counts what a daemon on the folder data that has stopped has left on this machine.

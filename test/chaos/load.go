@@ -152,8 +152,9 @@ func (l *load) id() string { return fmt.Sprintf("r-%d", l.last.Add(1)) }
 // run calls the fleet until length is over, and returns when all that it began has come to an end.
 func (l *load) run(ctx context.Context, length time.Duration) {
 	defer l.http.CloseIdleConnections()
-	for _, r := range rates {
+	for i, r := range rates {
 		l.calls.Go(func() {
+			time.Sleep(time.Duration(i) * time.Second / rate) // so that the kinds do not come in step
 			measure.Every(ctx, length, time.Second/time.Duration(r.rate), func() {
 				l.calls.Go(func() {
 					id := l.id()

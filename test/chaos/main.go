@@ -1,7 +1,7 @@
 // Command chaos breaks Lambent on purpose, under load, and counts on both sides what comes of it; soak lets it live
 // through much of everything. It runs in the repository root as root, after make build:
 //
-//	go run ./test/chaos [-short] deploy|kill|soak...
+//	go run ./test/chaos [-short] deploy|kill|disk...
 package main
 
 import (
@@ -22,6 +22,7 @@ var scenarios = []struct {
 }{
 	{"deploy", deploys},
 	{"kill", kills},
+	{"disk", fullDisk},
 }
 
 func main() {

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"lambent"
 	"lambent/test/measure"
 )
@@ -35,6 +37,7 @@ const rate = 300
 type scenario struct {
 	name string
 	play func(ctx context.Context, s *stage) error
+	disk int64 // bytes of a disk of its own for the data folder, 0 for none
 	// excuse tells whether a failed request may have failed; nil excuses none.
 	excuse func(*request) bool
 	// after looks at the daemon once the load is over; nil looks at nothing.
@@ -54,7 +57,14 @@ func (c scenario) run(ctx context.Context, short bool) (err error) {
 	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if s.daemon, err = measure.Start(ctx, filepath.Join(dir, "data")); err != nil {
+	data := filepath.Join(dir, "data")
+	if c.disk > 0 {
+		if err := errors.Join(os.Mkdir(data, 0o700), unix.Mount("tmpfs", data, "tmpfs", 0, fmt.Sprintf("size=%d,mode=700", c.disk))); err != nil {
+			return fmt.Errorf("a disk of its own: %w", err)
+		}
+		defer func() { err = errors.Join(err, unix.Unmount(data, 0)) }()
+	}
+	if s.daemon, err = measure.Start(ctx, data); err != nil {
 		return err
 	}
 	stopped := false
@@ -88,7 +98,7 @@ func (c scenario) run(ctx context.Context, short bool) (err error) {
 	if err := s.fleet.remove(ctx); err != nil {
 		return err
 	}
-	after, err := s.quiet(ctx, before)
+	after, err := s.quiet(ctx, before.count())
 	if err != nil {
 		return err
 	}
@@ -104,8 +114,11 @@ func (c scenario) run(ctx context.Context, short bool) (err error) {
 		return err
 	}
 	s.report.Row("", "", "", "", "", "")
-	s.report.Row("descriptors", fmt.Sprintf("%d before", before), fmt.Sprintf("%d after", after), "", "", "")
-	s.none("leaked_fds", max(0, after-before))
+	s.report.Row("descriptors", fmt.Sprintf("%d before", before.count()), fmt.Sprintf("%d after", after.count()), "", "", "")
+	if more := after.more(before); len(more) > 0 {
+		s.report.Notes["descriptors"] = fmt.Sprintf("more than before are %v", more)
+	}
+	s.none("leaked_fds", max(0, after.count()-before.count()))
 	for _, what := range slices.Sorted(maps.Keys(left)) {
 		s.none("leaked_"+what, left[what])
 	}

@@ -88,6 +88,11 @@ func (c *Client) broken(err error, closed *h1.ClosedError) *lambent.Error {
 	return lambent.Errorf(lambent.CodeBadResponse, "the function closed the connection without an answer")
 }
 
+// isDead tells whether e says that the instance has ended.
+func isDead(e *lambent.Error) bool {
+	return e.Code == lambent.CodeInstanceExited || e.Code == lambent.CodeMemoryExceeded || e.Code == lambent.CodeInstanceStopped
+}
+
 // isGone tells whether nobody listens or answers on the other side any more.
 func isGone(err error) bool {
 	for _, gone := range []error{syscall.ECONNREFUSED, syscall.ENOENT, syscall.EPIPE, syscall.ECONNRESET, syscall.ETIMEDOUT, io.ErrClosedPipe} {

@@ -57,6 +57,7 @@ type Options struct {
 type Client struct {
 	o      Options
 	server bool            // the code is a server of its own; otherwise our shim answers
+	gulps  bool            // it reads at least 64 KiB at a time, if there is as much
 	raw    bool            // the code takes requests as they are, and may switch protocols
 	dialer dialer          // of all connections, as Ready has found out
 	h2     *http.Transport // nil for HTTP/1.1
@@ -71,7 +72,7 @@ type dialer func(ctx context.Context) (net.Conn, error)
 // New makes a Client; it connects when it has to.
 func New(o Options) *Client {
 	rt, _ := lambent.RuntimeOf(o.Revision.Settings.Runtime)
-	c := &Client{o: o, server: rt.Server, raw: rt.Streams(o.Revision.Settings.Handler), dialer: o.Dial}
+	c := &Client{o: o, server: rt.Server, gulps: !rt.Server && !rt.Command, raw: rt.Streams(o.Revision.Settings.Handler), dialer: o.Dial}
 	if o.Revision.Settings.Protocol == lambent.ProtocolH2C {
 		c.h2 = newTransport(c)
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -425,6 +426,91 @@ func TestNotSentKeepsTheBody(t *testing.T) {
 	other := serve(t, servers(), func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
 	if _, body, err := other.do(t.Context(), inv); err != nil || body != "second" {
 		t.Errorf("the other instance got %q, %v", body, err)
+	}
+}
+
+// peek waits until something can be read from conn.
+func peek(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Read(func(fd uintptr) bool {
+		_, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		return err != syscall.EAGAIN
+	})
+}
+
+// What a function has not read it has not got, on a connection that it has accepted too.
+func TestUnseen(t *testing.T) {
+	long := strings.Repeat("x", 3<<10)
+	for name, tt := range map[string]struct {
+		settings lambent.Settings
+		body     string
+		read     int // bytes of the request, before its process dies
+		unseen   bool
+	}{
+		"without a body":               {servers(), "", 0, true},
+		"of which it read a part":      {servers(), "", 20, true},
+		"that it read":                 {servers(), "", 4 << 10, false},
+		"small":                        {servers(), "ok", 0, true},
+		"long, and its head was read":  {servers(), long, 1 << 10, false},
+		"long, to a shim":              {handlers(), long, 0, true},
+		"long, to a shim that read it": {handlers(), long, 8 << 10, false},
+		"long, to lambent-exec":        {lambent.Settings{Runtime: "exec", Command: []string{"cat"}}, long, 1 << 10, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := script(t, tt.settings, func(conn *net.UnixConn, _ *bufio.Reader) {
+				if err := peek(conn); err != nil {
+					t.Error(err)
+				}
+				if tt.read > 0 {
+					conn.Read(make([]byte, tt.read))
+				}
+			})
+			h.died = func() *lambent.Error { return lambent.Errorf(lambent.CodeInstanceExited, "killed by SIGKILL") }
+			inv := call("/", tt.body)
+			_, err := h.Handle(t.Context(), inv, soon())
+			if errors.Is(err, executor.ErrNotSent) != tt.unseen || !lambent.HasCode(err, lambent.CodeInstanceExited) {
+				t.Fatal(err)
+			}
+			if tt.unseen && tt.body != "" {
+				if body, err := io.ReadAll(inv.Body); string(body) != tt.body || err != nil {
+					t.Errorf("the next instance would get %q, %v", body, err)
+				}
+			}
+			h.died = func() *lambent.Error { return nil }
+			_, err = h.Handle(t.Context(), call("/", tt.body), soon())
+			if errors.Is(err, executor.ErrNotSent) || !lambent.HasCode(err, lambent.CodeBadResponse) {
+				t.Errorf("one that lives gives %v", err)
+			}
+		})
+	}
+}
+
+// A function may hang up an idle connection at the moment that a request is sent on it.
+func TestHangUpAtTheLastMoment(t *testing.T) {
+	var conns atomic.Int32
+	h := script(t, servers(), func(conn *net.UnixConn, in *bufio.Reader) {
+		first := conns.Add(1) == 1
+		for {
+			if _, err := http.ReadRequest(in); err != nil {
+				return
+			}
+			io.WriteString(conn, "HTTP/1.1 204 No\r\n\r\n")
+			if first {
+				peek(conn)
+				return
+			}
+		}
+	})
+	for range 3 {
+		if _, _, err := h.do(t.Context(), call("/", "")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := conns.Load(); n != 2 {
+		t.Errorf("%d connections", n)
 	}
 }
 

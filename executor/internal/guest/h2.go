@@ -352,10 +352,10 @@ func (x *call2) translate(err error) error {
 		return context.Cause(x.stream)
 	case errors.Is(err, h1.ErrNotSent), errors.Is(err, errRefused):
 		return err
-	case !x.begun.Load() && (x.body == nil || !x.body.touched.Load()):
-		return fmt.Errorf("%w: %w: %w", h1.ErrNotSent, syscall.ECONNRESET, err) // the connection broke: what it is made by says ErrNotSent itself
 	case errors.As(err, &reset):
 		return reset
+	case !x.begun.Load() && (x.body == nil || !x.body.touched.Load()):
+		return fmt.Errorf("%w: %w: %w", h1.ErrNotSent, syscall.ECONNRESET, err) // the connection broke: what it is made by says ErrNotSent itself
 	case strings.HasPrefix(err.Error(), "connection error:"): // a type that net/http keeps to itself
 		return &h1.ProtocolError{Text: err.Error()}
 	}

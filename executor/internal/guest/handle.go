@@ -91,7 +91,7 @@ func (x *call) roundTrip(deadline time.Time) (*h1.Response, error) {
 	d := h1.Deadlines{FirstByte: time.Now().Add(limits.FirstByte.D()), Total: deadline, Idle: limits.Idle.D()}
 	if conn := x.client.take(); conn != nil {
 		answer, err := x.try(conn, d)
-		if !errors.Is(err, h1.ErrNotSent) {
+		if !errors.Is(err, h1.ErrNotSent) && !x.isUnseen(err) { // it may have hung up for having nothing to do
 			return answer, err
 		}
 		x.stop()
@@ -113,6 +113,16 @@ func (x *call) try(conn *h1.Conn, d h1.Deadlines) (*h1.Response, error) {
 	x.conn = conn
 	x.stop = context.AfterFunc(x.ctx, conn.Abort)
 	return conn.RoundTrip(&x.req, d)
+}
+
+// isUnseen tells whether err means that the function has not seen the request although it was sent. One that has not
+// read the end of a head does nothing yet. And what came in one piece is read in one piece: our shims read 64 KiB at
+// a time, and there is no server in use that reads less than gulp.
+func (x *call) isUnseen(err error) bool {
+	const gulp = 2 << 10
+	var closed *h1.ClosedError
+	return errors.As(err, &closed) && closed.Unread > 0 &&
+		(x.req.ContentLength == 0 || closed.Unread <= gulp || x.client.gulps)
 }
 
 func (x *call) explain(err error) *lambent.Error {
@@ -141,7 +151,7 @@ func (x *call) fail(err error) error {
 	switch {
 	case busy:
 		return fmt.Errorf("%w: %w", e, executor.ErrBusy)
-	case errors.Is(err, h1.ErrNotSent):
+	case errors.Is(err, h1.ErrNotSent), x.isUnseen(err) && isDead(e):
 		if body := x.req.Untaken(); body != nil { // for the next instance
 			x.inv.Body = body
 		}
