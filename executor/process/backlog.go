@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"time"
@@ -16,8 +15,8 @@ import (
 )
 
 // backlog is the host's share of the socket that an instance's program listens on. When the program has ended, the host
-// accepts in its stead what still waits there, and answers each connection with the nonce and with what was
-// sent on it. Whoever reads the nonce knows that no program ever had the connection.
+// accepts in its stead what still waits there, and answers each connection with the nonce. Whoever reads the nonce
+// knows that no program ever had the connection.
 //
 // The nonce is not secret from those who connect: nobody else ever gets to read it. A program that told one of its
 // own connections the nonce, could it know it, would only have its requests sent to its next instance.
@@ -56,12 +55,12 @@ func (b *backlog) giveBack() error {
 	if err := unix.Shutdown(fd, unix.SHUT_RDWR); err != nil {
 		return os.NewSyscallError("shutdown", err)
 	}
-	until := time.Now().Add(lastWords)
-	for time.Now().Before(until) {
+	for until := time.Now().Add(lastWords); time.Now().Before(until); {
 		conn, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 		switch {
 		case err == nil:
-			b.answer(conn, until)
+			_, _ = unix.Write(conn, b.nonce) // an error means that its other side has gone
+			unix.Close(conn)
 		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EAGAIN):
 			return nil
 		case !errors.Is(err, unix.EINTR):
@@ -71,48 +70,22 @@ func (b *backlog) giveBack() error {
 	return os.ErrDeadlineExceeded
 }
 
-// answer gives one connection back. Errors mean that its other side has gone, or is late.
-func (b *backlog) answer(fd int, until time.Time) {
-	conn := os.NewFile(uintptr(fd), "unaccepted")
-	defer conn.Close()
-	_ = conn.SetDeadline(until)
-	if unix.Shutdown(fd, unix.SHUT_RD) != nil { // it can send no more, and what it has sent has an end
-		return
-	}
-	if sent, err := io.ReadAll(conn); err == nil {
-		_, _ = conn.Write(append(bytes.Clone(b.nonce), sent...))
-	}
-}
-
-// dialled is a connection to an instance. Its reader gives it 16 bytes of room or more.
+// dialled is a connection to an instance. Its reader gives it room for the nonce.
 type dialled struct {
 	*net.UnixConn
 	nonce    []byte
-	answered bool   // the program has accepted it
-	returned bool   // it begins with the nonce
-	sent     []byte // what has come back
+	accepted bool // by the program, which has answered
 }
 
-// Read implements net.Conn. It gives *h1.ReturnedError when the connection was given back.
+// Read implements net.Conn. It gives h1.ErrUnaccepted when the connection was given back.
 func (c *dialled) Read(p []byte) (int, error) {
-	if c.answered {
-		return c.UnixConn.Read(p)
+	n, err := c.UnixConn.Read(p)
+	if c.accepted || n == 0 {
+		return n, err
 	}
-	for {
-		n, err := c.UnixConn.Read(p)
-		got := p[:n]
-		if !c.returned && n > 0 {
-			if got, c.returned = bytes.CutPrefix(got, c.nonce); !c.returned {
-				c.answered = true
-				return n, err
-			}
-		}
-		c.sent = append(c.sent, got...)
-		switch {
-		case c.returned && err == io.EOF:
-			return 0, &h1.ReturnedError{Sent: c.sent}
-		case err != nil:
-			return 0, err
-		}
+	if bytes.HasPrefix(p[:n], c.nonce) {
+		return 0, h1.ErrUnaccepted
 	}
+	c.accepted = true
+	return n, err
 }

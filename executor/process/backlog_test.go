@@ -2,6 +2,7 @@ package process
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -10,9 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,58 +45,26 @@ func dialBacklog(t *testing.T, b *backlog, path string) net.Conn {
 	return conn
 }
 
-// slow is a body of which there is no more before its rest is closed.
-type slow struct {
-	io.Reader
-	rest chan struct{}
-	tail io.Reader
-	once sync.Once
-}
-
-func (s *slow) Read(p []byte) (int, error) {
-	n, err := s.Reader.Read(p)
-	if err == io.EOF {
-		<-s.rest
-		return s.tail.Read(p)
-	}
-	return n, err
-}
-
-func (s *slow) Close() error {
-	s.once.Do(func() { close(s.rest) })
-	return nil
-}
-
-func TestBodiesOfReturnedRequestsAreWhole(t *testing.T) {
-	big := make([]byte, 3<<20)
+func TestBodiesOfUnacceptedRequests(t *testing.T) {
+	big := make([]byte, 1<<20)
 	rand.Read(big)
 	for _, c := range []struct {
 		name string
 		size int // of the body
 		req  h1.Request
-		body func(io.Reader) io.ReadCloser
 	}{
-		{"none", 0, h1.Request{Method: "GET"}, nil},
-		{"small", 1000, h1.Request{ContentLength: 1000}, io.NopCloser},
-		{"of known length, within the socket's buffer", 60 << 10, h1.Request{ContentLength: 60 << 10}, io.NopCloser},
-		{"of known length, beyond it", 3 << 20, h1.Request{ContentLength: 3 << 20}, io.NopCloser},
-		{"chunked, within", 50 << 10, h1.Request{ContentLength: -1}, io.NopCloser},
-		{"chunked, beyond", 3 << 20, h1.Request{ContentLength: -1}, io.NopCloser},
-		{"chunked in bytes", 3000, h1.Request{ContentLength: -1}, func(r io.Reader) io.ReadCloser { return io.NopCloser(iotest.OneByteReader(r)) }},
-		{"chunked, of which some is not there yet", 5000, h1.Request{ContentLength: -1}, func(r io.Reader) io.ReadCloser {
-			return &slow{Reader: io.LimitReader(r, 3000), rest: make(chan struct{}), tail: r}
-		}},
-		{"with a trailer", 50 << 10, h1.Request{ContentLength: -1, Trailer: http.Header{"Sum": {"1"}}}, io.NopCloser},
+		{"none", 0, h1.Request{Method: "GET"}},
+		{"small", 1000, h1.Request{ContentLength: 1000}},
+		{"of known length", 1 << 20, h1.Request{ContentLength: 1 << 20}},
+		{"chunked", 50 << 10, h1.Request{ContentLength: -1}},
+		{"with a trailer", 1000, h1.Request{ContentLength: 1000, Trailer: http.Header{"Sum": {"1"}}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			program, b, path := listening(t)
 			req := c.req
-			if req.Method == "" {
-				req.Method = "POST"
-			}
-			req.Target, req.Host, req.Header = "/", "localhost", http.Header{"X": {"y"}}
-			if c.body != nil {
-				req.Body = c.body(bytes.NewReader(big[:c.size]))
+			req.Method, req.Target, req.Host = cmp.Or(req.Method, "POST"), "/", "localhost"
+			if c.size > 0 {
+				req.Body = io.NopCloser(bytes.NewReader(big[:c.size]))
 			}
 			raw := dialBacklog(t, b, path)
 			conn := h1.NewConn(raw)
@@ -106,41 +73,33 @@ func TestBodiesOfReturnedRequestsAreWhole(t *testing.T) {
 				_, err := conn.RoundTrip(&req, h1.Deadlines{FirstByte: time.Now().Add(30 * time.Second)})
 				done <- err
 			}()
-			awaitSent(t, raw, min(c.size, 3000))
+			awaitSent(t, raw)
 			program.Close() // it dies
 			if err := b.giveBack(); err != nil {
 				t.Fatal(err)
 			}
-			err := <-done
-			if !errors.As(err, new(*h1.ReturnedError)) || !errors.Is(err, h1.ErrNotSent) || conn.Begun() {
+			if err := <-done; !errors.Is(err, h1.ErrUnaccepted) || !errors.Is(err, h1.ErrNotSent) || conn.Begun() {
 				t.Fatalf("the request failed with %v, begun: %t", err, conn.Begun())
 			}
-			body := req.Untaken()
-			if body == nil && req.Body != nil {
-				body = req.Body
+			got := req.Untaken()
+			if got == nil && req.Body != nil {
+				var err error
+				if got, err = io.ReadAll(req.Body); err != nil {
+					t.Fatal(err)
+				}
 			}
-			if body == nil {
-				return
+			if !bytes.Equal(got, big[:c.size]) {
+				t.Errorf("%d of %d bytes of the body are left", len(got), c.size)
 			}
-			if s, ok := req.Body.(*slow); ok {
-				s.Close()
-			}
-			got, err := io.ReadAll(body)
-			if err != nil || !bytes.Equal(got, big[:c.size]) {
-				t.Errorf("%d of %d bytes of the body came back, %v", len(got), c.size, err)
-			}
-			if err := body.Close(); err != nil {
-				t.Error(err)
-			}
-			if _, err := b.dial(t.Context(), path); !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.ENOENT) {
+			if _, err := b.dial(t.Context(), path); !errors.Is(err, unix.ECONNREFUSED) {
 				t.Errorf("another connection gives %v", err)
 			}
 		})
 	}
 }
 
-// awaitSent waits until n bytes wait for whoever accepts conn, as far as the kernel tells.
-func awaitSent(t *testing.T, conn net.Conn, n int) {
+// awaitSent waits until something waits for whoever accepts conn.
+func awaitSent(t *testing.T, conn net.Conn) {
 	t.Helper()
 	raw, err := conn.(*dialled).SyscallConn()
 	if err != nil {
@@ -151,11 +110,11 @@ func awaitSent(t *testing.T, conn net.Conn, n int) {
 		if e := raw.Control(func(fd uintptr) { waiting, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }); e != nil || err != nil {
 			t.Fatal(e, err)
 		}
-		if waiting > n {
+		if waiting > 0 {
 			return
 		}
 		if time.Now().After(until) {
-			t.Fatalf("%d bytes were sent, not %d", waiting, n)
+			t.Fatal("nothing was sent")
 		}
 	}
 }
@@ -183,7 +142,7 @@ func TestBacklogGivesBackOnlyWhatWaits(t *testing.T) {
 	}
 	page := make([]byte, 100)
 	for i, conn := range waiting {
-		if n, err := conn.Read(page); n != 0 || !errors.As(err, new(*h1.ReturnedError)) {
+		if n, err := conn.Read(page); n != 0 || !errors.Is(err, h1.ErrUnaccepted) {
 			t.Fatalf("connection %d gives %d bytes, %v", i, n, err)
 		}
 	}
@@ -196,7 +155,7 @@ func TestBacklogGivesBackOnlyWhatWaits(t *testing.T) {
 	}
 }
 
-// A connection whose client has left, and one whose client does not read, hold nobody up.
+// A connection whose client has left holds nobody up.
 func TestBacklogOfClientsThatLeft(t *testing.T) {
 	program, b, path := listening(t)
 	gone := dialBacklog(t, b, path)
@@ -209,7 +168,7 @@ func TestBacklogOfClientsThatLeft(t *testing.T) {
 	if err := b.giveBack(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := stays.Read(make([]byte, 100)); !errors.As(err, new(*h1.ReturnedError)) {
+	if _, err := stays.Read(make([]byte, 100)); !errors.Is(err, h1.ErrUnaccepted) {
 		t.Errorf("the one that waits gives %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

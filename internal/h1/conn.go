@@ -165,18 +165,18 @@ func (c *Conn) RoundTrip(req *Request, d Deadlines) (*Response, error) {
 		}
 		return nil, err
 	}
-	if !req.small() {
+	if !req.IsSmall() {
 		req.free()
 	}
 	if err := x.readHead(req); err != nil {
 		err = x.explain(err)
-		c.in.free()
-		if back := (*ReturnedError)(nil); errors.As(err, &back) {
-			x.takeBack(req, back)
-			return nil, err
-		}
 		x.stop(false)
-		if closed := (*ClosedError)(nil); !errors.As(err, &closed) || closed.Unread == 0 {
+		c.in.free()
+		switch closed := (*ClosedError)(nil); {
+		case errors.Is(err, ErrUnaccepted):
+			c.begun = false
+			c.sent.Store(0)
+		case !errors.As(err, &closed) || closed.Unread == 0:
 			req.free()
 		}
 		return nil, err
@@ -203,11 +203,11 @@ func (x *exchange) begin(req *Request) error {
 	}
 	c.used, c.idle = true, false
 	c.active.Store(int64(time.Since(c.born)))
-	x.head = len(req.wire)
+	x.piece = len(req.wire)
 	n, err := x.write(req.wire)
 	c.begun = n > 0
 	switch {
-	case err == nil && req.small():
+	case err == nil && req.IsSmall():
 		c.sent.Store(req.ContentLength)
 	case err == nil:
 	case c.reason() != nil:
@@ -222,13 +222,12 @@ func (x *exchange) begin(req *Request) error {
 	if !req.streams() || x.unsent {
 		return nil
 	}
-	if !c.lend(req.Body) {
-		return x.explain(c.reason())
-	}
 	x.sender = &sender{done: make(chan struct{}), allRead: make(chan struct{})}
 	go x.send(req)
 	return nil
 }
+
+func (c *Conn) isUnix() bool { return c.raw != nil && c.conn.LocalAddr().Network() == "unix" }
 
 // quiet tells whether the peer has neither said anything nor hung up since the last response: such bytes
 // would be taken for the answer to the next request.
@@ -282,7 +281,7 @@ type exchange struct {
 	c      *Conn
 	d      Deadlines
 	sender *sender // nil unless the body is sent on its own
-	head   int     // bytes of the request that went before what sender sends
+	piece  int     // bytes of the request that went out at once, before what sender sends
 	unsent bool    // the socket failed within the head
 
 	answered  atomic.Bool // the final head is there: Idle counts, FirstByte does not
@@ -404,11 +403,11 @@ func (x *exchange) explain(err error) error {
 // unread gives ClosedError.Unread for err of a read. A unix socket that is closed resets the other side if there is
 // something in it that was not read, and never else.
 func (x *exchange) unread(err error) int {
-	if !errors.Is(err, syscall.ECONNRESET) || x.heard || x.unsent || x.sender != nil || x.head > pageSize ||
-		x.c.conn.LocalAddr().Network() != "unix" {
+	if !errors.Is(err, syscall.ECONNRESET) || x.heard || x.unsent || x.piece > pageSize || !x.c.isUnix() ||
+		x.sender != nil && x.sender.begun.Load() {
 		return 0
 	}
-	return x.head
+	return x.piece
 }
 
 var _ io.ReadCloser = (*exchange)(nil)

@@ -2,6 +2,7 @@ package h1
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 )
@@ -36,23 +37,15 @@ type ProtocolError struct{ Text string }
 // Error says what was wrong.
 func (e *ProtocolError) Error() string { return e.Text }
 
-// ReturnedError is what the net.Conn of a Conn may give instead of the first byte of an answer: the peer will never
-// take the connection, and what was sent on it has come back. It is an ErrNotSent.
-type ReturnedError struct {
-	Sent []byte // all of it, but for what a failing write tells
-}
-
-// Error says that the peer did not take the connection.
-func (e *ReturnedError) Error() string { return "the peer did not take the connection" }
-
-// Unwrap tells that the request may go to another Conn, and that this one is of no use.
-func (e *ReturnedError) Unwrap() []error { return []error{ErrNotSent, syscall.ECONNRESET} }
+// ErrUnaccepted is what the net.Conn of a Conn may give instead of the first byte of an answer: the peer never had the
+// connection. It is an ErrNotSent.
+var ErrUnaccepted = fmt.Errorf("nobody has accepted the connection: %w: %w", ErrNotSent, syscall.ECONNRESET)
 
 // ClosedError means that the peer went away before its response was complete.
 type ClosedError struct {
 	Answering bool // some of the response had come
-	// Unread is how long a request was that went out in one piece, of at most 32 KiB, and whose last byte the peer had
-	// not read; 0 when that is not known. Unix sockets alone tell.
+	// Unread is how many bytes went out in one piece, at most 32 KiB, of which the peer had not read the last: the head,
+	// with a small body. It is 0 when that is not known. Unix sockets alone tell.
 	Unread int
 	Err    error // io.ErrUnexpectedEOF, or what the socket gave
 }

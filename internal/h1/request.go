@@ -8,7 +8,11 @@ import (
 	"net/textproto"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // smallBody is up to how many bytes a body of known length goes out in one write with the head.
@@ -33,8 +37,7 @@ type Request struct {
 	Trailer http.Header
 	Upgrade string // protocol to ask for, or ""
 
-	wire    []byte        // head and small body, kept until they are known to be taken
-	untaken io.ReadCloser // the body when it was taken back
+	wire []byte // head and small body, kept until they are known to be taken
 }
 
 // Field is one field of a head.
@@ -45,24 +48,21 @@ func (r *Request) chunked() bool {
 	return r.Body != nil && (r.ContentLength < 0 || r.ContentLength > 0 && len(r.Trailer) > 0)
 }
 
-// small tells whether the body goes out with the head.
-func (r *Request) small() bool {
+// IsSmall tells whether the body goes out with the head.
+func (r *Request) IsSmall() bool {
 	return r.ContentLength > 0 && r.ContentLength <= smallBody && len(r.Trailer) == 0
 }
 
 // streams tells whether the body goes out on its own.
-func (r *Request) streams() bool { return r.Body != nil && r.ContentLength != 0 && !r.small() }
+func (r *Request) streams() bool { return r.Body != nil && r.ContentLength != 0 && !r.IsSmall() }
 
-// Untaken gives the body anew if it was read although no peer took the request, which ErrNotSent and ClosedError.Unread
-// tell; nil if it can still be read from Body. It must be closed.
-func (r *Request) Untaken() io.ReadCloser {
-	switch {
-	case r.untaken != nil:
-		return r.untaken
-	case r.wire == nil || !r.small():
+// Untaken gives a copy of the body if it was read although no peer took the request, which ErrNotSent and
+// ClosedError.Unread tell; nil if it can still be read.
+func (r *Request) Untaken() []byte {
+	if r.wire == nil || !r.IsSmall() {
 		return nil
 	}
-	return io.NopCloser(bytes.NewReader(bytes.Clone(r.wire[len(r.wire)-int(r.ContentLength):])))
+	return bytes.Clone(r.wire[len(r.wire)-int(r.ContentLength):])
 }
 
 // Check gives the *RequestError that makes r's head impossible to send.
@@ -191,7 +191,7 @@ func appendField(b []byte, name, value string) ([]byte, error) {
 func (c *Conn) prepare(req *Request, d Deadlines) error {
 	page := newPage()
 	b, err := req.appendHead(page[:0])
-	if err == nil && req.small() {
+	if err == nil && req.IsSmall() {
 		b, err = c.readSmall(b, req, d)
 	}
 	if err != nil || cap(b) != pageSize {
@@ -241,10 +241,8 @@ var errLate = errors.New("late")
 // sender sends the body of one request from its own goroutine.
 type sender struct {
 	done    chan struct{} // closed when it has finished with the body
-	err     error         // why not all was sent; read it and what is below after done
-	read    int64         // of the body
-	end     error         // what the body's last Read gave
-	unsent  []byte        // the last bytes read, when writing them failed
+	err     error         // why not all was sent; read it after done
+	begun   atomic.Bool   // the peer has read the head
 	allRead chan struct{} // closed when the body is at its end and the last write begins
 }
 
@@ -252,6 +250,14 @@ type sender struct {
 func (x *exchange) send(req *Request) {
 	s := x.sender
 	defer close(s.done)
+	if s.err = x.awaitTaken(); s.err != nil {
+		return
+	}
+	s.begun.Store(true)
+	if !x.c.lend(req.Body) {
+		s.err = x.c.reason()
+		return
+	}
 	page := newPage()
 	defer freePage(page)
 	s.err = x.sendBody(req, page)
@@ -260,6 +266,47 @@ func (x *exchange) send(req *Request) {
 	var request *RequestError
 	if errors.As(s.err, &body) || errors.As(s.err, &request) {
 		x.c.cut(s.err) // the peer must not take what it has for the whole
+	}
+}
+
+// awaitTaken waits until the peer has read the head, where the kernel tells that, so that nothing of a body is read for
+// a peer that never gets to it. It costs a change between the processes, that a small body is spared.
+func (x *exchange) awaitTaken() error {
+	c := x.c
+	if !c.isUnix() {
+		return nil
+	}
+	// The queue of a unix socket is counted with its overhead, which is more than this for anything in it; while the
+	// last of it is freed, and the wait is over, it may be 1.
+	const least = 256
+	began := time.Now()
+	for {
+		if cause := c.reason(); cause != nil {
+			return cause
+		}
+		var err error
+		werr := c.raw.Write(func(fd uintptr) bool {
+			var queued int
+			if queued, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ); err != nil {
+				return true
+			}
+			peer := []unix.PollFd{{Fd: int32(fd)}}
+			if _, err = unix.Poll(peer, 0); err == nil && peer[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0 {
+				err = syscall.EPIPE // with what it had not read
+			}
+			return err != nil || queued < least
+		})
+		if werr == nil {
+			return err
+		}
+		if !isTimeout(werr) {
+			return werr
+		}
+		which, at := x.until(began)
+		if !at.IsZero() && !at.After(time.Now()) && c.reason() == nil {
+			return &TimeoutError{which}
+		}
+		c.conn.SetWriteDeadline(at)
 	}
 }
 
@@ -274,8 +321,6 @@ func (x *exchange) sendBody(req *Request, page []byte) error {
 			space = space[:left]
 		}
 		n, err := req.Body.Read(space)
-		x.sender.read += int64(n)
-		x.sender.end = err
 		if n == 0 && err == nil {
 			if empty++; empty == 100 {
 				return &BodyError{io.ErrNoProgress}
@@ -306,7 +351,6 @@ func (x *exchange) sendBody(req *Request, page []byte) error {
 		}
 		if len(out) > 0 {
 			if _, werr := x.write(out); werr != nil {
-				x.sender.unsent = bytes.Clone(page[prefix : prefix+n])
 				return werr
 			}
 		}

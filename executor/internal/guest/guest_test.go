@@ -449,15 +449,19 @@ func TestUnseen(t *testing.T) {
 		body     string
 		read     int // bytes of the request, before its process dies
 		unseen   bool
+		stream   bool
 	}{
-		"without a body":               {servers(), "", 0, true},
-		"of which it read a part":      {servers(), "", 20, true},
-		"that it read":                 {servers(), "", 4 << 10, false},
-		"small":                        {servers(), "ok", 0, true},
-		"long, and its head was read":  {servers(), long, 1 << 10, false},
-		"long, to a shim":              {handlers(), long, 0, true},
-		"long, to a shim that read it": {handlers(), long, 8 << 10, false},
-		"long, to lambent-exec":        {lambent.Settings{Runtime: "exec", Command: []string{"cat"}}, long, 1 << 10, false},
+		"without a body":                         {servers(), "", 0, true, false},
+		"of which it read a part":                {servers(), "", 20, true, false},
+		"that it read":                           {servers(), "", 4 << 10, false, false},
+		"small":                                  {servers(), "ok", 0, true, false},
+		"long, and its head was read":            {servers(), long, 1 << 10, false, false},
+		"long, to a shim":                        {handlers(), long, 0, true, false},
+		"long, to a shim that read it":           {handlers(), long, 8 << 10, false, false},
+		"long, to lambent-exec":                  {lambent.Settings{Runtime: "exec", Command: []string{"cat"}}, long, 1 << 10, false, false},
+		"a stream":                               {servers(), long, 0, true, true},
+		"a stream, of whose head it read a part": {servers(), long, 20, true, true},
+		"a stream, and its head was read":        {servers(), long, 8 << 10, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := script(t, tt.settings, func(conn *net.UnixConn, _ *bufio.Reader) {
@@ -470,6 +474,9 @@ func TestUnseen(t *testing.T) {
 			})
 			h.died = func() *lambent.Error { return lambent.Errorf(lambent.CodeInstanceExited, "killed by SIGKILL") }
 			inv := call("/", tt.body)
+			if tt.stream {
+				inv.ContentLength = -1
+			}
 			_, err := h.Handle(t.Context(), inv, soon())
 			if errors.Is(err, executor.ErrNotSent) != tt.unseen || !lambent.HasCode(err, lambent.CodeInstanceExited) {
 				t.Fatal(err)

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -122,7 +123,7 @@ func (x *call) isUnseen(err error) bool {
 	const gulp = 2 << 10
 	var closed *h1.ClosedError
 	return errors.As(err, &closed) && closed.Unread > 0 &&
-		(x.req.ContentLength == 0 || closed.Unread <= gulp || x.client.gulps)
+		(closed.Unread <= gulp || x.client.gulps || !x.req.IsSmall())
 }
 
 func (x *call) explain(err error) *lambent.Error {
@@ -153,7 +154,7 @@ func (x *call) fail(err error) error {
 		return fmt.Errorf("%w: %w", e, executor.ErrBusy)
 	case errors.Is(err, h1.ErrNotSent), x.isUnseen(err) && isDead(e):
 		if body := x.req.Untaken(); body != nil { // for the next instance
-			x.inv.Body = body
+			x.inv.Body = io.NopCloser(bytes.NewReader(body))
 		}
 		return fmt.Errorf("%w: %w", e, executor.ErrNotSent)
 	}
