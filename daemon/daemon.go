@@ -147,7 +147,7 @@ func (n *node) openEngine() error {
 	if n.code, err = code.Open(code.Options{Dir: n.cfg.path("code"), Shared: n.before != nil, Logger: n.log}); err != nil {
 		return err
 	}
-	tier, err := process.New(process.Options{Dir: n.cfg.path("run"), Logger: n.log, Unsandboxed: n.cfg.Unsandboxed,
+	tier, err := process.New(process.Options{Dir: n.cfg.path("run"), Half: n.half, Logger: n.log, Unsandboxed: n.cfg.Unsandboxed,
 		Egress: egress.New(egress.Options{Permit: n.cfg.EgressPermit, Own: n.listeners.addresses})})
 	if err != nil {
 		return err

@@ -28,8 +28,8 @@ func (n *node) openPast() error {
 	return nil
 }
 
-// started notes the start of the node, and what it came after.
-func (n *node) started() {
+// started notes the start of the node, what it came after, and what of that it adopted.
+func (n *node) started(adopted string) {
 	after, text := lambent.ReasonFirst, "for the first time"
 	for e := range n.past.events.Read(context.Background(), system.Query{Kind: "node", Limit: 1}) {
 		after, text = lambent.ReasonCrash, "after a crash: the process before said no good-bye"
@@ -41,7 +41,7 @@ func (n *node) started() {
 		after, text = lambent.ReasonUpgrade, fmt.Sprintf("in the place of %s, process %d", n.before.Version, n.before.PID)
 		n.event(lambent.SystemEvent{Kind: lambent.EventUpgradeDone, Text: fmt.Sprintf("from %s to %s, process %d", n.before.Version, n.cfg.Version, os.Getpid())})
 	}
-	n.event(lambent.SystemEvent{Kind: lambent.EventNodeStarted, Reason: after, Text: "Lambent " + n.cfg.Version + " serves " + text})
+	n.event(lambent.SystemEvent{Kind: lambent.EventNodeStarted, Reason: after, Text: "Lambent " + n.cfg.Version + " serves " + text + adopted})
 }
 
 // ending notes that the node begins to stop, for err or because it was told to.

@@ -36,6 +36,9 @@ func (n *node) serve(ctx context.Context) error {
 		n.at.CAFile = n.cfg.TLS[0].Cert
 	}
 	n.openDoors()
+	adoption := n.adoptLeft(ctx)
+	defer adoption.end()
+	adopted := adoption.wait()
 	public, private := n.server(n.functions, n.public, certs), n.server(n.manage, http.HandlerFunc(n.manageDoor), manageCerts)
 	n.servers = []*drain.Server{public, private}
 	failed := make(chan error, len(n.servers))
@@ -50,7 +53,7 @@ func (n *node) serve(ctx context.Context) error {
 	n.serveLate(&serving)
 	if err = n.cfg.writeEndpoints(n.at); err == nil {
 		stop := n.commands(ctx, &serving)
-		n.started()
+		n.started(adopted)
 		n.notify.ready(n.status())
 		n.cfg.Serving(n.at)
 		select {
@@ -103,7 +106,7 @@ func (n *node) api() http.Handler {
 		Build: n.build, Ready: n.dispatch.Ready, Abandon: n.abandon, Applied: n.applied, Invoker: n.invoker,
 		Records: n.past.records, Logs: logReader{n.past.logs, n.following}, Events: eventReader{n.past.events, n.following}, Findings: n.findings,
 		Public: loopback(n.functions), Endpoint: func() string { return n.at.Functions }, Authenticate: n.authenticate,
-		MakeKey: apikey.New, Secrets: n.secrets, Refresh: n.dispatch.Refresh,
+		MakeKey: apikey.New, Secrets: n.secrets, Refresh: n.refresh,
 		Metrics: n.metrics.Handler(), Logger: n.log,
 	})
 }

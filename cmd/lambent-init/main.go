@@ -3,8 +3,9 @@
 // program in it with no privilege, reaps what dies, and reports on the control socket. Without a sandbox, at
 // the level sandbox.None, it is not PID 1 but adopts orphans like one.
 //
-// It outlives the host that started it, so that the next can take it over by connecting. When none is
-// connected for Spec.Orphan, it ends, and as it is PID 1, the kernel ends all that runs inside with it.
+// It outlives the host that started it, so that the next can take it over by connecting: meanwhile it holds what the
+// function writes to and listens on. When none is connected for Spec.Orphan, it ends, and as it is PID 1, the kernel
+// ends all that runs inside with it.
 package main
 
 import (
@@ -35,13 +36,15 @@ func run() error {
 	if err := ignoreSignals(); err != nil {
 		return err
 	}
-	s := newSupervisor(os.NewFile(sandbox.FDExit, "exit"), spec.Orphan)
+	s := newSupervisor(os.NewFile(sandbox.FDExit, "exit"), spec)
 	go s.serve(sandbox.FDControl)
 	pid, at, err := launch(spec, s)
 	if err != nil {
 		return s.fail(err)
 	}
-	unix.Close(sandbox.FDListen) // so that connections are refused when the function does not listen any more
+	if !spec.Keep {
+		unix.Close(sandbox.FDListen)
+	}
 	go serveDials(sandbox.FDDial)
 	s.begun(pid, at)
 	// Privileges are dropped behind the report: nothing of the function can reach us in between.

@@ -19,20 +19,27 @@ import (
 type supervisor struct {
 	exit   *os.File
 	orphan time.Duration
-	alone  *time.Timer // runs while no host is connected
+	alone  *time.Timer // runs while no host answers for us
+	kept   []int       // what goes with Report.Kept
 
-	mu      sync.Mutex // guards what is below
-	hosts   map[*os.File]bool
-	reports []sandbox.Report // so far
-	sockets []int            // what goes with Report.Listening
-	main    int              // pid of the program, 0 before it began
+	mu      sync.Mutex        // guards what is below
+	met     bool              // there has been a host
+	hosts   map[*os.File]bool // the connected ones, and whether they answer for us
+	reports []sandbox.Report  // so far
+	sockets []int             // what goes with Report.Listening
+	main    int               // pid of the program, 0 before it began
+	over    bool              // the program has ended, and we keep its last words for the next host
 }
 
-func newSupervisor(exit *os.File, orphan time.Duration) *supervisor {
-	return &supervisor{
-		exit: exit, orphan: orphan, hosts: map[*os.File]bool{},
-		alone: time.AfterFunc(orphan, func() { leave(0) }),
+func newSupervisor(exit *os.File, spec *sandbox.Spec) *supervisor {
+	s := &supervisor{
+		exit: exit, orphan: spec.Orphan, hosts: map[*os.File]bool{},
+		alone: time.AfterFunc(spec.Orphan, func() { leave(0) }),
 	}
+	if spec.Keep {
+		s.kept = []int{sandbox.FDListen, sandbox.FDStdout, sandbox.FDStderr}
+	}
+	return s
 }
 
 // serve accepts hosts for ever.
@@ -51,8 +58,11 @@ func (s *supervisor) serve(listener int) {
 
 func (s *supervisor) talk(host *os.File) {
 	s.mu.Lock()
-	s.hosts[host] = true
-	s.alone.Stop()
+	s.hosts[host] = !s.met
+	if !s.met {
+		s.met = true
+		s.alone.Stop()
+	}
 	for _, r := range s.reports {
 		s.write(host, r)
 	}
@@ -60,25 +70,66 @@ func (s *supervisor) talk(host *os.File) {
 
 	for lines := bufio.NewScanner(host); lines.Scan(); {
 		var order sandbox.Order
-		if json.Unmarshal(lines.Bytes(), &order) == nil && order.Stop {
+		if json.Unmarshal(lines.Bytes(), &order) != nil {
+			continue
+		}
+		if order.Adopt {
+			s.give(host)
+		}
+		if order.Leave {
+			s.mu.Lock()
+			s.lose(host)
+			s.mu.Unlock()
+		}
+		if order.Stop {
 			s.stop(order.Grace)
 		}
 	}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.lose(host)
 	delete(s.hosts, host)
-	if len(s.hosts) == 0 {
+	host.Close()
+}
+
+// lose notes that a host does not answer for us any more. The lock is held.
+func (s *supervisor) lose(host *os.File) {
+	if !s.hosts[host] {
+		return
+	}
+	s.hosts[host] = false
+	if !s.answered() {
 		s.alone.Reset(s.orphan)
 	}
-	host.Close()
+}
+
+func (s *supervisor) answered() bool {
+	for _, answers := range s.hosts {
+		if answers {
+			return true
+		}
+	}
+	return false
+}
+
+// give hands over what we keep. Nothing keeps us afterwards when the program has ended.
+func (s *supervisor) give(host *os.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.write(host, sandbox.Report{Kept: true})
+	if s.over {
+		leave(0)
+	}
+	s.hosts[host] = true
+	s.alone.Stop()
 }
 
 // stop asks the program to end. Later, when the grace is over, our own end takes everything along.
 func (s *supervisor) stop(grace time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.main == 0 || grace <= 0 {
+	if s.main == 0 || s.over || grace <= 0 {
 		leave(0)
 	}
 	if err := unix.Kill(s.main, unix.SIGTERM); err == nil {
@@ -103,11 +154,17 @@ func (s *supervisor) write(to *os.File, r sandbox.Report) {
 		panic(err) // plain data always marshals
 	}
 	line = append(line, '\n')
-	if !r.Listening {
+	var with []int
+	switch {
+	case r.Listening:
+		with = s.sockets
+	case r.Kept:
+		with = s.kept
+	default:
 		to.Write(line)
 		return
 	}
-	unix.Sendmsg(int(to.Fd()), line, unix.UnixRights(s.sockets...), nil, unix.MSG_NOSIGNAL)
+	unix.Sendmsg(int(to.Fd()), line, unix.UnixRights(with...), nil, unix.MSG_NOSIGNAL)
 }
 
 func (s *supervisor) listening(sockets []int) {
@@ -141,15 +198,18 @@ func (s *supervisor) last(r sandbox.Report) error {
 }
 
 // reap waits for everything that dies here, until the program has. Then there is nothing left to do: when
-// we end, the kernel kills what the program left behind and reaps it before anybody sees our end.
+// we end, the kernel kills what the program left behind and reaps it before anybody sees our end. But while no host
+// answers for us, what the program wrote last is in our hands only.
 func (s *supervisor) reap(main int) {
 	for {
 		var status unix.WaitStatus
 		pid, err := unix.Wait4(-1, &status, 0, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.ECHILD): // nothing is left, and we linger
+			select {}
 		case err != nil:
-			return // ECHILD: cannot happen while the program lives
+			return // cannot happen
 		case pid == main && (status.Exited() || status.Signaled()):
 			exit := sandbox.Exit{At: monotonic()}
 			if status.Signaled() {
@@ -158,9 +218,23 @@ func (s *supervisor) reap(main int) {
 				exit.Code = status.ExitStatus()
 			}
 			s.last(sandbox.Report{Exit: &exit})
-			leave(0)
+			if !s.linger() {
+				leave(0)
+			}
 		}
 	}
+}
+
+// linger tells whether we stay for the next host, and ends what the program left behind then. The first host has seen
+// to the pipes before there was a program.
+func (s *supervisor) linger() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = s.met && !s.answered() && len(s.kept) > 0
+	if s.over {
+		killRest()
+	}
+	return s.over
 }
 
 // mortal are the signals by which a Go program ends.
@@ -181,6 +255,15 @@ func ignoreSignals() error {
 		}
 	}
 	return nil
+}
+
+// killRest ends all that runs inside beside us.
+func killRest() {
+	if os.Getpid() != 1 {
+		sandbox.KillBelow(os.Getpid())
+		return
+	}
+	_ = unix.Kill(-1, unix.SIGKILL) // an error means that there is nothing
 }
 
 // leave ends us. When we are PID 1 the kernel takes all along that runs inside; else we do.

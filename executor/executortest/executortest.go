@@ -33,7 +33,7 @@ const (
 	Users       Ability = "users"     // an instance is a process without privilege
 	OwnUser     Ability = "own user"  // its user is nobody else's, not even its supervisor's
 	Signals     Ability = "signals"   // Stop with a grace sends SIGTERM, exits tell signals
-	Survival    Ability = "survival"  // instances outlive a crash of their executor and are swept by the next
+	Survival    Ability = "survival"  // instances outlive their executor and are adopted or swept by the next, see executor.Adopter
 	Python      Ability = "python"    // the runtime python3.11
 	Node        Ability = "node"      // a runtime nodejsNN
 	HTTPServer  Ability = "runtime http"
@@ -109,6 +109,12 @@ var tests = []struct {
 	{"ExecLogs", Exec, testExecLogs},
 	{"CloseStopsAll", "", testCloseStopsAll},
 	{"SweepAfterCrash", Survival, testSweepAfterCrash},
+	{"Adopt", Survival, testAdopt},
+	{"AdoptServer", Survival, testAdoptServer},
+	{"AdoptBusy", Survival, testAdoptBusy},
+	{"AdoptLastWords", Survival, testAdoptLastWords},
+	{"AdoptMany", Survival, testAdoptMany},
+	{"Handover", Survival, testHandover},
 	{"ThousandStarts", "", testThousandStarts},
 }
 

@@ -1,12 +1,10 @@
 package executortest
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -179,73 +177,6 @@ func testCloseStopsAll(t *testing.T, k *kit) {
 	k.clean(t, dir)
 }
 
-// The environment of the process that Crash makes crash.
-const (
-	crashDir  = "LAMBENT_EXECUTORTEST_DIR"
-	crashCode = "LAMBENT_EXECUTORTEST_CODE"
-)
-
-// Crash must be the first call of a tier's TestMain. In a process that KillOne began it makes an
-// executor with three instances and waits to be killed; otherwise it returns at once.
-func Crash(s Setup) {
-	dir := os.Getenv(crashDir)
-	if dir == "" {
-		return
-	}
-	e, err := s.New(dir)
-	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	settings, err := lambent.Settings{Runtime: "go", Handler: "fixture"}.Complete()
-	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	for range 3 {
-		_, err := e.Start(context.Background(), executor.Spec{
-			ID: lambent.NewID(), Revision: lambent.NewRevision("default", "crash", settings, "", "", time.Now()),
-			CodeDir: os.Getenv(crashCode), Log: func(lambent.LogLine) {},
-		})
-		if err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
-	}
-	fmt.Println("ready")
-	_, _ = io.Copy(io.Discard, os.Stdin) // until we are killed, or the test has ended
-	os.Exit(1)
-}
-
-// KillOne starts a process with an executor on dir and three instances of code (see BuildFixture), and
-// kills it with SIGKILL.
-func KillOne(t testing.TB, dir, code string, env ...string) {
-	t.Helper()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(append(os.Environ(), crashDir+"="+dir, crashCode+"="+code), env...)
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stdin.Close()
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil || line != "ready\n" {
-		t.Errorf("the process to be killed says %q, %v", line, err)
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait() // the error says that it was killed
-}
-
 // BuildFixture builds the fixture function into dir, with the handler name "fixture".
 func BuildFixture(t testing.TB, dir string) { buildFixture(t, dir) }
 
@@ -258,6 +189,14 @@ func testSweepAfterCrash(t *testing.T, k *kit) {
 	}
 	again := *k
 	again.exec = k.open(t, dir)
+	if a, ok := again.exec.(executor.Adopter); ok {
+		if len(k.left(t, dir)) == 0 {
+			t.Error("the next executor did not wait whether an instance is to be adopted")
+		}
+		if err := a.Sweep(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	again.clean(t, dir)
 	if again.start(t, nil).must(t, "/sleep") != "slept" || bystander.must(t, "/sleep") != "slept" {
 		t.Error("an instance does not answer")

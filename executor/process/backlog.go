@@ -38,6 +38,13 @@ func newBacklog(socket *os.File) (*backlog, error) {
 	return b, nil
 }
 
+// close closes the socket, possibly once more.
+func (b *backlog) close() {
+	if b != nil {
+		b.socket.Close() // of a nil file, it only says so
+	}
+}
+
 // dial connects to the socket, which is at path.
 func (b *backlog) dial(ctx context.Context, path string) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)

@@ -41,12 +41,15 @@ type instance struct {
 	log      *logger
 	gate     *egress.Gate // nil without egress rules
 	guest    *guest.Client
-	backlog  *backlog // nil for jobs
+	backlog  *backlog // nil for jobs, and without a socket before an adoption
 	phases   lambent.Phases
+	adopted  bool // another process has started it
 	stopping atomic.Bool
+	left     atomic.Bool  // another process answers for it, or nobody
 	kills    atomic.Int64 // for memory, as far as hintMemory knows
 
-	begun chan sandbox.Report // the first report; closed without one when lambent-init ends silently
+	begun chan sandbox.Report // the first report; closed when lambent-init says no more
+	kept  chan error          // an adopted one has got what lambent-init kept for it, or has not
 	done  chan struct{}
 	gone  chan struct{}
 
@@ -65,50 +68,57 @@ var _ executor.Instance = (*instance)(nil)
 // watch follows the instance until it is gone.
 func (in *instance) watch() {
 	var readers sync.WaitGroup
-	readers.Go(func() {
-		defer close(in.begun)
-		control := &controlReader{conn: in.control}
-		readReports(control, func(r sandbox.Report) {
-			if r.Listening {
-				in.openGate(control.take())
-				return
-			}
-			if r.Exec == nil {
-				in.end(r)
-			}
-			select {
-			case in.begun <- r:
-			default: // only the first is waited for
-			}
-		})
-		for _, f := range control.take() { // came without their report
-			f.Close()
+	readers.Go(in.listen)
+	in.log.start(&readers)
+	go in.bury(&readers)
+}
+
+// listen takes lambent-init's reports until it ends.
+func (in *instance) listen() {
+	defer close(in.begun)
+	control := &controlReader{conn: in.control}
+	readReports(control, func(r sandbox.Report) {
+		switch {
+		case r.Listening:
+			in.openGate(control.take())
+			return
+		case r.Kept:
+			in.receive(control.take())
+			return
+		case r.Exec == nil:
+			in.end(r)
+		}
+		select {
+		case in.begun <- r:
+		default: // only the first is waited for
 		}
 	})
-	in.log.start(&readers)
-	go func() {
-		state, err := in.process.Wait()
-		if err != nil {
-			in.exec.log.Error("cannot wait for an instance", "instance", in.id, "err", err)
-		} else if w, ok := in.group.(*watched); ok {
-			w.end(state)
-		}
-		// lambent-init has ended, so all inside has, and the pipes and the connection come to their ends. But a
-		// function may have sent a pipe's end to us, where it stays open in the queue of a connection.
-		in.guest.Close()
-		if in.gate != nil {
-			in.gate.Close()
-		}
-		in.log.expire(time.Now().Add(lastWords))
-		readers.Wait()
-		if last, ok := in.lastReport(); ok {
-			in.end(last)
-		}
-		in.end(sandbox.Report{})
-		in.release()
-		in.exec.forget(in)
-		close(in.gone)
-	}()
+	closeAll(control.take()) // came without their report
+}
+
+// bury waits for the end of lambent-init and clears the instance away.
+func (in *instance) bury(readers *sync.WaitGroup) {
+	state, err := in.wait()
+	if err != nil {
+		in.exec.log.Error("cannot wait for an instance", "instance", in.id, "err", err)
+	} else if w, ok := in.group.(*watched); ok {
+		w.end(state)
+	}
+	// lambent-init has ended, so all inside has, and the pipes and the connection come to their ends. But a
+	// function may have sent a pipe's end to us, where it stays open in the queue of a connection.
+	in.guest.Close()
+	if in.gate != nil {
+		in.gate.Close()
+	}
+	in.log.expire(time.Now().Add(lastWords))
+	readers.Wait()
+	if last, ok := in.lastReport(); ok {
+		in.end(last)
+	}
+	in.end(sandbox.Report{})
+	in.release()
+	in.exec.forget(in.id, in)
+	close(in.gone)
 }
 
 // end takes the first report of the end for it; an empty one says that lambent-init has ended silently.
@@ -126,18 +136,18 @@ func (in *instance) end(r sandbox.Report) {
 		in.stopped = in.stopping.Load()
 		if !in.stopped {
 			kills, err := in.group.OOMKills()
-			if err != nil {
+			if err != nil && !in.left.Load() { // else another process may have removed the group already
 				in.exec.log.Error("cannot tell whether an instance exceeded its memory", "instance", in.id, "err", err)
 			}
 			// The kernel may have killed a child of the program, which then gave up by itself.
 			in.exit.OOM = kills > 0 && (in.exit.Signal != "" || in.exit.Code != 0) ||
 				in.exit.Signal == "SIGABRT" && in.log.heapFull()
-			if in.revision.Settings.Runtime != "" { // a job's is what Run returns
+			if in.revision.Settings.Runtime != "" && !in.left.Load() { // a job's is what Run returns
 				in.log.platform("exited: " + in.describeExit())
 			}
 		}
 		close(in.done)
-		if in.backlog != nil {
+		if in.backlog != nil && in.backlog.socket != nil {
 			if err := in.backlog.giveBack(); err != nil {
 				in.exec.log.Error("cannot give back what waits for a dead instance", "instance", in.id, "err", err)
 			}
@@ -152,7 +162,7 @@ func (in *instance) describeExit() string {
 	return in.exit.String()
 }
 
-// release gives back all that launch took.
+// release gives back all that launch took, but for what another process clears away that answers for the instance.
 func (in *instance) release() {
 	if in.process != nil && in.control == nil { // half launched: nobody watches it
 		_ = in.process.Kill() // an error means that it has ended already
@@ -165,9 +175,11 @@ func (in *instance) release() {
 		in.gate.Close()
 	}
 	in.log.close()
-	if in.backlog != nil {
-		in.backlog.socket.Close() // a second time, unless nobody watched it
+	in.backlog.close()
+	if in.left.Load() {
+		return
 	}
+	in.exec.unreserve(in.id)
 	if in.group != nil {
 		cpu, peak, err := in.group.Usage()
 		in.mu.Lock()
@@ -201,15 +213,8 @@ func (in *instance) becomeReady(ctx context.Context, start int64) error {
 		}
 		return in.startError(ctx, nil)
 	}
-	ready, cancel := context.WithCancel(ctx)
+	ready, cancel := in.whileAlive(ctx)
 	defer cancel()
-	go func() {
-		select {
-		case <-in.done:
-			cancel()
-		case <-ready.Done():
-		}
-	}()
 	started, err := in.guest.Ready(ready)
 	if err != nil {
 		return in.startError(ctx, err)
@@ -223,6 +228,19 @@ func (in *instance) becomeReady(ctx context.Context, start int64) error {
 	in.phases[lambent.PhaseBoot] = time.Duration(loading - begun.Exec.At)
 	in.phases[lambent.PhaseLoad] = time.Duration(now - loading)
 	return nil
+}
+
+// whileAlive gives a context that also ends with the instance's program.
+func (in *instance) whileAlive(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-in.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
 }
 
 // startError says why a start failed: the process has ended, time is up, or cause, what it answered.
@@ -352,6 +370,9 @@ func (in *instance) Handle(ctx context.Context, inv *lambent.Invocation, deadlin
 
 // Stop implements executor.Instance.
 func (in *instance) Stop(grace time.Duration) {
+	if in.left.Load() {
+		return
+	}
 	in.stopping.Store(true)
 	if grace > 0 {
 		order := sandbox.Order{Stop: true, Grace: grace}
@@ -359,6 +380,12 @@ func (in *instance) Stop(grace time.Duration) {
 			return
 		}
 	}
+	in.Kill()
+}
+
+// Kill implements executor.Leaver.
+func (in *instance) Kill() {
+	in.stopping.Store(true)
 	if in.exec.level == lambent.IsolationNone {
 		killBelow(in.process)
 	}

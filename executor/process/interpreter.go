@@ -38,6 +38,10 @@ type versionOf struct {
 	version string
 }
 
+// name is that of the folder of this process's shims. Each process has its own, because older sandboxes go on to see
+// what they saw when they began.
+func (s *shims) name() string { return filepath.Base(s.dir) }
+
 // runtimes names those that have an interpreter here.
 func (s *shims) runtimes() (names []string) {
 	pythons, err := filepath.Glob(pythonPaths)

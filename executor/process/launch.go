@@ -29,7 +29,8 @@ const (
 	fileControl = "control" // lambent-init's socket
 	fileExit    = "exit"    // lambent-init's last report
 	fileDial    = "dial"    // lambent-init's socket for connections into the sandbox
-	fileRoot    = "root"    // where the root is mounted, seen inside only
+	fileState   = "state"   // what another process must know to adopt it
+	fileRoot    = "root."   // and the number of its user: where the root is mounted, seen inside only
 )
 
 // loadInit puts lambent-init into a sealed file in memory: it can be executed whatever is mounted noexec,
@@ -73,23 +74,45 @@ func memoryFile(name string, content []byte, flags int) (*os.File, error) {
 
 // launch starts a lambent-init. Nothing is left of it on error.
 func (e *Executor) launch(ctx context.Context, spec executor.Spec, p program) (*instance, error) {
+	if !e.claim(spec.ID) {
+		return nil, sandboxFailed(fmt.Errorf("there is an instance %q already", spec.ID))
+	}
 	in := &instance{
 		id: spec.ID, exec: e, revision: spec.Revision,
 		log:   newLogger(spec),
 		begun: make(chan sandbox.Report, 1), done: make(chan struct{}), gone: make(chan struct{}),
 	}
 	in.log.fatal = p.heapFull
-	if rules := spec.Revision.Settings.Egress; len(rules) > 0 && e.level != lambent.IsolationNone {
-		gate, err := e.egress.NewGate(spec.Revision.Namespace, rules, p.port, in.log.platform)
-		if err != nil {
-			return nil, err
-		}
-		in.gate = gate
+	if err := in.makeGate(p); err != nil {
+		e.forget(in.id, nil)
+		return nil, err
 	}
 	if err := in.launch(ctx, spec, p); err != nil {
 		in.release()
+		e.forget(in.id, nil)
 		return nil, sandboxFailed(err)
 	}
+	in.connectGuest(spec, p.port)
+	in.watch()
+	if !e.add(in) {
+		in.Stop(0)
+		return nil, lambent.Errorf(lambent.CodeShuttingDown, "this node is stopping")
+	}
+	return in, nil
+}
+
+// makeGate makes the way out, if there is one.
+func (in *instance) makeGate(p program) (err error) {
+	r := in.revision
+	if len(r.Settings.Egress) > 0 && in.exec.level != lambent.IsolationNone {
+		in.gate, err = in.exec.egress.NewGate(r.Namespace, r.Settings.Egress, p.port, in.log.platform)
+	}
+	return err
+}
+
+// connectGuest makes the client of the function, which may listen on port if that is not 0.
+func (in *instance) connectGuest(spec executor.Spec, port uint16) {
+	e := in.exec
 	o := guest.Options{
 		Revision: spec.Revision, Instance: spec.ID,
 		Dial: func(ctx context.Context) (net.Conn, error) {
@@ -97,16 +120,10 @@ func (e *Executor) launch(ctx context.Context, spec executor.Spec, p program) (*
 		},
 		Begin: in.log.begin, End: in.log.end, Died: in.died, Redact: in.log.hide.String,
 	}
-	if p.port != 0 {
-		o.DialPort = func(ctx context.Context, wait bool) (net.Conn, error) { return in.dialPort(ctx, p.port, wait) }
+	if port != 0 {
+		o.DialPort = func(ctx context.Context, wait bool) (net.Conn, error) { return in.dialPort(ctx, port, wait) }
 	}
 	in.guest = guest.New(o)
-	in.watch()
-	if !e.add(in) {
-		in.Stop(0)
-		return nil, lambent.Errorf(lambent.CodeShuttingDown, "this node is stopping")
-	}
-	return in, nil
 }
 
 func sandboxFailed(err error) error {
@@ -123,10 +140,11 @@ func (in *instance) launch(ctx context.Context, spec executor.Spec, p program) (
 	if err := os.Mkdir(e.path(in.id, ""), 0o700); err != nil {
 		return err
 	}
-	if err := os.Mkdir(e.path(in.id, fileRoot), 0o700); err != nil {
+	root := fileRoot + strconv.Itoa(in.user)
+	if err := os.Mkdir(e.path(in.id, root), 0o700); err != nil {
 		return err
 	}
-	limits := cgroup.Limits{Memory: int64(s.Memory) << 20, CPU: s.CPU, Pids: s.Pids}
+	limits := limitsOf(&s)
 	if in.group, err = e.limit(in.id, limits); err != nil {
 		return err
 	}
@@ -147,16 +165,20 @@ func (in *instance) launch(ctx context.Context, spec executor.Spec, p program) (
 	}
 	raw, err := json.Marshal(in.withEgress(sandbox.Spec{
 		Level: e.level, Pids: s.Pids,
-		Root: filepath.Join(path, instancesDir, in.id, fileRoot), Code: code, Runtime: p.shim, Folders: p.folders, Work: p.work,
+		Root: filepath.Join(path, instancesDir, in.id, root), Code: code, Runtime: p.shim, Folders: p.folders, Work: p.work,
 		Hostname: spec.Revision.Function, ID: in.user, TmpBytes: limits.Memory,
 		Argv: p.argv, Env: environment(spec, p, in.gate), Filter: e.filter, Join: in.group.JoinFiles(), Orphan: e.orphan,
-		Secrets: secrets,
+		Keep: p.output == nil, Secrets: secrets,
 	}))
 	if err != nil {
 		return err
 	}
 	defer clear(raw)
 	return in.spawn(ctx, raw, p)
+}
+
+func limitsOf(s *lambent.Settings) cgroup.Limits {
+	return cgroup.Limits{Memory: int64(s.Memory) << 20, CPU: s.CPU, Pids: s.Pids}
 }
 
 // spawn starts lambent-init with the descriptors that sandbox names.
@@ -191,6 +213,11 @@ func (in *instance) spawn(ctx context.Context, spec []byte, p program) (err erro
 	add(os.OpenFile(in.exec.path(in.id, fileExit), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600))
 	add(listen(in.exec.path(in.id, fileDial), unix.SOCK_SEQPACKET, unix.SOMAXCONN))
 	add(duplicate(in.exec.init))
+	if p.output == nil {
+		for _, pipe := range in.log.pipes {
+			add(duplicateFD(pipe.fd, pipe.stream))
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -204,19 +231,21 @@ func (in *instance) spawn(ctx context.Context, spec []byte, p program) (err erro
 	// The child resolves the path after its descriptors have been arranged. In a user namespace it may not look at
 	// ours.
 	program := fmt.Sprintf("/proc/self/fd/%d", sandbox.FDProgram)
-	in.process, err = in.group.Start(program, []string{initName, in.exec.name}, &os.ProcAttr{
+	in.process, err = in.group.Start(program, []string{initName, in.exec.name, in.id}, &os.ProcAttr{
 		Dir: "/", Env: []string{}, Files: files, Sys: in.exec.namespaces(),
 	})
 	return err
 }
 
 // duplicate gives another descriptor of the same file.
-func duplicate(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+func duplicate(f *os.File) (*os.File, error) { return duplicateFD(int(f.Fd()), f.Name()) }
+
+func duplicateFD(fd int, name string) (*os.File, error) {
+	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	return os.NewFile(uintptr(fd), f.Name()), nil
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 func listen(path string, kind, backlog int) (*os.File, error) {

@@ -118,6 +118,16 @@ func (e *Executor) limit(id string, l cgroup.Limits) (resources, error) {
 	return group, nil
 }
 
+// limited gives what limits an instance that another process has started.
+func (e *Executor) limited(id string, l cgroup.Limits, init *os.Process) resources {
+	if e.tree != nil {
+		return e.tree.Group(id)
+	}
+	w := newWatched(l.Memory, e.level != lambent.IsolationNone)
+	w.begin(init)
+	return w
+}
+
 // outside puts the host's folders for those of a sandbox into the arguments of a program that has none.
 func outside(argv []string, code, shim string) []string {
 	replace := strings.NewReplacer(sandbox.CodeDir, code, sandbox.RuntimeDir, shim)

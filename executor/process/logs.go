@@ -61,22 +61,44 @@ func (l *logger) pipe(stream string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := l.add(stream, r); err != nil {
+		return nil, errors.Join(err, r.Close(), w.Close())
+	}
+	return w, nil
+}
+
+// add takes over the read end of a stream's pipe.
+func (l *logger) add(stream string, r *os.File) error {
 	raw, err := r.SyscallConn()
 	if err != nil {
-		return nil, errors.Join(err, r.Close(), w.Close())
+		return err
 	}
 	p := &pipe{stream: stream, file: r, raw: raw, log: l}
 	if err := raw.Control(func(fd uintptr) { p.fd = int(fd) }); err != nil {
-		return nil, errors.Join(err, r.Close(), w.Close())
+		return err
 	}
 	l.pipes = append(l.pipes, p)
-	return w, nil
+	return nil
 }
 
 // start reads the pipes to their ends.
 func (l *logger) start(readers *sync.WaitGroup) {
 	for _, p := range l.pipes {
 		readers.Go(p.read)
+	}
+}
+
+// stop takes what is in the pipes now and leaves what comes later to another reader.
+func (l *logger) stop() {
+	for _, p := range l.pipes {
+		p.drain()
+		p.mu.Lock()
+		if !p.closed {
+			p.flush()
+		}
+		p.closed = true
+		p.file.Close()
+		p.mu.Unlock()
 	}
 }
 
@@ -105,11 +127,13 @@ func (l *logger) begin(inv *lambent.Invocation) {
 	l.inFlight = append(l.inFlight, inv.ID)
 }
 
-func (l *logger) end(inv *lambent.Invocation) {
+func (l *logger) end(inv *lambent.Invocation) { l.ended(inv.ID) }
+
+func (l *logger) ended(id string) {
 	if l.exact {
 		l.drain()
 	}
-	if l.leave(inv.ID) {
+	if l.leave(id) {
 		l.drain()
 	}
 }
@@ -121,6 +145,9 @@ func (l *logger) leave(id string) (full bool) {
 	defer l.mu.Unlock()
 	last := len(l.inFlight) - 1
 	at := slices.Index(l.inFlight, id)
+	if at < 0 {
+		return false // another process has spoken of it that knows more
+	}
 	l.inFlight[at] = l.inFlight[last]
 	l.inFlight = l.inFlight[:last]
 	for _, p := range l.pipes {
@@ -234,6 +261,9 @@ func (p *pipe) read() {
 func (p *pipe) next() (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.closed {
+		return 0, nil // as at its end
+	}
 	ended := p.log.endedBy(p)
 	n, err := p.take(maxLine)
 	if errors.Is(err, unix.EAGAIN) {

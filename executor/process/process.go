@@ -4,9 +4,12 @@
 // less a user for each instance and, where no cgroup is delegated to him, less limits. Where not even those can
 // be had nothing runs, unless the operator says that it shall run unsandboxed. New finds out which it is.
 //
-// One folder holds all that an executor keeps on disk: Dir/instances/<id> has an instance's sockets, its
-// exit file and the empty folder that its root is mounted on; Dir/runtime/<name> has the shims. The folder's
-// name gives the executor its own cgroups and users, so New finds what a crash left behind and nothing else.
+// One folder holds all that an executor keeps on disk: Dir/instances/<id> has an instance's sockets, its state and
+// exit files and the empty folder that its root is mounted on, which has the number of its user in its name;
+// Dir/runtime/*/<name> has the shims, those of each process in a folder of its own. The folder's name gives
+// the executor its own cgroups and users, so it finds what an earlier process left behind and nothing else.
+//
+// Instances outlive the process that started them: the next on the same folder may adopt them, see [Executor.Adopt].
 package process
 
 import (
@@ -34,7 +37,8 @@ import (
 
 // Options say how an executor works.
 type Options struct {
-	Dir    string        // its folder, of no other process at the same time; made when missing
+	Dir    string        // its folder, made when missing; another process with the other Half may be about to leave it
+	Half   int           // 0 or 1: which half of the folder's user ids new instances have
 	Logger *slog.Logger  // default: slog.Default
 	Init   string        // the lambent-init to use; default: the one that belongs to this program
 	Orphan time.Duration // how long an instance outlives a daemon that crashed; default: one minute
@@ -60,22 +64,27 @@ type Executor struct {
 	users  users
 	shims  shims
 
-	starts sync.WaitGroup
+	starts    sync.WaitGroup
+	closeOnce func() error
 
 	mu        sync.Mutex // guards what is below
 	closed    bool
-	instances map[string]*instance
+	instances map[string]*instance // those that this process answers for; nil for one that it is about to make or adopt
+	reserved  map[string]int       // the users of those that were left, by the instance's id
 }
 
-var _ executor.Executor = (*Executor)(nil)
+var (
+	_ executor.Executor = (*Executor)(nil)
+	_ executor.Adopter  = (*Executor)(nil)
+)
 
 const (
 	instancesDir = "instances"
 	runtimeDir   = "runtime"
 )
 
-// New makes an executor and clears away what an earlier one left in its folder. On a machine that cannot
-// run the tier it succeeds too: the executor then says why.
+// New makes an executor. What another process left in its folder stays until it is adopted or swept. On a machine that
+// cannot run the tier it succeeds too: the executor then says why.
 func New(o Options) (*Executor, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -98,8 +107,9 @@ func New(o Options) (*Executor, error) {
 	}
 	name, hash := identify(path)
 	e := &Executor{
-		log: o.Logger, orphan: o.Orphan, egress: o.Egress, name: name, users: newUsers(hash), instances: map[string]*instance{},
+		log: o.Logger, orphan: o.Orphan, egress: o.Egress, name: name, users: newUsers(hash, o.Half), instances: map[string]*instance{},
 	}
+	e.closeOnce = sync.OnceValue(e.closeAll)
 	if e.away = e.prepare(); e.away == nil {
 		err = e.open(path, o.Init)
 	}
@@ -140,35 +150,43 @@ func (e *Executor) prepare() *lambent.Error {
 	return nil
 }
 
-// open sweeps the folder and gets it ready.
-func (e *Executor) open(path, init string) error {
-	if e.tree != nil {
-		if err := e.tree.Sweep(); err != nil {
-			return err
-		}
-	}
-	// Root finds all in its cgroups, and shall not be told by a command line whom to kill.
-	if e.level != lambent.IsolationFull {
-		if err := sweep(e.name); err != nil {
-			return err
-		}
-	}
-	for _, sub := range []string{instancesDir, runtimeDir} {
-		sub = filepath.Join(path, sub)
-		if err := os.RemoveAll(sub); err != nil {
-			return err
-		}
-		if err := os.Mkdir(sub, 0o755); err != nil {
-			return err
-		}
-	}
-	var err error
+// open gets the folder ready. Who has it open holds a shared lock of it, so that the last to close it knows.
+func (e *Executor) open(path, init string) (err error) {
 	if e.dir, err = os.Open(path); err != nil {
 		return err
 	}
-	e.shims.dir = filepath.Join(path, runtimeDir)
+	if err := unix.Flock(int(e.dir.Fd()), unix.LOCK_SH); err != nil {
+		return os.NewSyscallError("flock", err)
+	}
+	for _, sub := range []string{instancesDir, runtimeDir} {
+		if err := os.MkdirAll(filepath.Join(path, sub), 0o755); err != nil {
+			return err
+		}
+	}
+	if e.shims.dir, err = os.MkdirTemp(filepath.Join(path, runtimeDir), ""); err != nil {
+		return err
+	}
+	if err := e.reserve(); err != nil {
+		return err
+	}
 	e.init, err = loadInit(init)
 	return err
+}
+
+// reserve keeps the users of the instances that were left for them.
+func (e *Executor) reserve() error {
+	left, err := os.ReadDir(e.path("", ""))
+	if err != nil {
+		return err
+	}
+	e.reserved = map[string]int{}
+	for _, entry := range left {
+		if user := e.userOf(entry.Name()); user != 0 {
+			e.reserved[entry.Name()] = user
+			e.users.keep(user)
+		}
+	}
+	return nil
 }
 
 // path names a file of an instance through the descriptor of the folder, because the path of a unix
@@ -199,6 +217,10 @@ func (e *Executor) Start(ctx context.Context, spec executor.Spec) (executor.Inst
 		in.Stop(0)
 		return nil, in.withTrace(err)
 	}
+	if err := in.save(spec.Secrets); err != nil {
+		in.Stop(0)
+		return nil, sandboxFailed(fmt.Errorf("write its state: %w", err))
+	}
 	return in, nil
 }
 
@@ -212,6 +234,17 @@ func (e *Executor) admit() bool {
 	return true
 }
 
+// claim says that this process answers for an instance that it makes or adopts, unless it does already.
+func (e *Executor) claim(id string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, ours := e.instances[id]; ours {
+		return false
+	}
+	e.instances[id] = nil
+	return true
+}
+
 func (e *Executor) add(in *instance) (ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -221,10 +254,20 @@ func (e *Executor) add(in *instance) (ok bool) {
 	return !e.closed
 }
 
-func (e *Executor) forget(in *instance) {
+// unreserve lets go of the user of an instance that had been left, because whoever clears it away frees it.
+func (e *Executor) unreserve(id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	delete(e.instances, in.id)
+	delete(e.reserved, id)
+}
+
+// forget ends what claim began; in is nil when the instance was never added.
+func (e *Executor) forget(id string, in *instance) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.instances[id] == in {
+		delete(e.instances, id)
+	}
 }
 
 // Close implements executor.Executor.
@@ -233,34 +276,50 @@ func (e *Executor) Close() error {
 	e.closed = true
 	var stops sync.WaitGroup
 	for _, in := range e.instances {
-		stops.Go(func() { in.Stop(0) })
+		if in != nil { // else its start or adoption ends by itself now
+			stops.Go(func() { in.Stop(0) })
+		}
 	}
 	e.mu.Unlock()
 	stops.Wait()
 	e.starts.Wait()
+	return e.closeOnce()
+}
 
+// closeAll releases what no instance needs any more, and what all executors of the folder share if this is the last of
+// them and nothing is left in it.
+func (e *Executor) closeAll() error {
 	var errs []error
 	if e.dir != nil {
-		path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", e.dir.Fd()))
-		errs = append(errs, err)
-		if err == nil {
-			errs = append(errs, os.RemoveAll(filepath.Join(path, instancesDir)), os.RemoveAll(filepath.Join(path, runtimeDir)))
+		if unix.Flock(int(e.dir.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil { // else another has it open
+			errs = append(errs, e.clear())
 		}
 		errs = append(errs, e.dir.Close())
-		e.dir = nil
-	}
-	if e.tree != nil {
-		errs = append(errs, e.tree.Close())
-		e.tree = nil
 	}
 	if e.init != nil {
 		errs = append(errs, e.init.Close())
-		e.init = nil
 	}
 	return errors.Join(errs...)
 }
 
-// users hands out user ids, one to each live instance.
+// clear removes the folder's contents and the tree of cgroups, if nothing is left there.
+func (e *Executor) clear() error {
+	left, err := e.leftovers()
+	if err != nil || len(left) > 0 {
+		return err
+	}
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", e.dir.Fd()))
+	if err != nil {
+		return err
+	}
+	err = errors.Join(os.RemoveAll(filepath.Join(path, instancesDir)), os.RemoveAll(filepath.Join(path, runtimeDir)))
+	if e.tree != nil {
+		err = errors.Join(err, e.tree.Close())
+	}
+	return err
+}
+
+// users hands out user ids, one to each live instance. Those that instances of others have are taken too.
 type users struct {
 	mu   sync.Mutex
 	base uint32
@@ -268,26 +327,37 @@ type users struct {
 	used map[uint32]bool
 }
 
-const usersPerNode = 1 << 16
+const (
+	usersPerNode = 1 << 16
+	usersPerHalf = usersPerNode / 2
+)
 
-// newUsers spreads nodes over 1,024 ranges, far from the ids that a system gives to people and services.
-func newUsers(hash uint32) users {
-	return users{base: 1<<30 + hash%1024*usersPerNode, used: map[uint32]bool{}}
+// newUsers spreads nodes over 1,024 ranges, far from the ids that a system gives to people and services. Each
+// range has two halves, for two processes at the same time.
+func newUsers(hash uint32, half int) users {
+	return users{base: 1<<30 + hash%1024*usersPerNode + uint32(half)*usersPerHalf, used: map[uint32]bool{}}
 }
 
 // take gives an id that has not been in use for as long as possible.
 func (u *users) take() (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for range usersPerNode {
+	for range usersPerHalf {
 		id := u.base + u.next
-		u.next = (u.next + 1) % usersPerNode
+		u.next = (u.next + 1) % usersPerHalf
 		if !u.used[id] {
 			u.used[id] = true
 			return int(id), nil
 		}
 	}
 	return 0, errors.New("no free user id")
+}
+
+// keep takes a certain id.
+func (u *users) keep(id int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.used[uint32(id)] = true
 }
 
 func (u *users) free(id int) {

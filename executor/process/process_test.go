@@ -72,7 +72,7 @@ func leftovers(dir string) ([]string, error) {
 		found, err = append(found, groups...), errors.Join(err, failed)
 	}
 	inits, failed := initsOf(name)
-	for _, pid := range inits {
+	for pid := range inits {
 		found = append(found, fmt.Sprintf("lambent-init %d", pid))
 		for _, below := range sandbox.Below(pid) {
 			found = append(found, fmt.Sprintf("process %d", below))
@@ -101,7 +101,7 @@ func TestOrphansEndThemselves(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := len(inits)
-		for _, pid := range inits {
+		for pid := range inits {
 			n += len(sandbox.Below(pid))
 		}
 		return n
@@ -120,7 +120,7 @@ func TestOrphansEndThemselves(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := e.Close(); err != nil {
+	if err := errors.Join(e.(executor.Adopter).Sweep(), e.Close()); err != nil {
 		t.Error(err)
 	}
 	if left, err := leftovers(dir); len(left) > 0 || err != nil {
@@ -334,20 +334,24 @@ func TestInstallAgain(t *testing.T) {
 }
 
 func TestUsers(t *testing.T) {
-	u := newUsers(5)
-	seen := map[int]bool{}
-	for range usersPerNode {
-		id, err := u.take()
-		if err != nil || seen[id] || id < 1<<30+5<<16 || id >= 1<<30+6<<16 {
-			t.Fatalf("%d, %v", id, err)
+	for half := range 2 {
+		u := newUsers(5, half)
+		first := 1<<30 + 5<<16 + half<<15
+		u.keep(first + 3)
+		seen := map[int]bool{first + 3: true}
+		for range usersPerHalf - 1 {
+			id, err := u.take()
+			if err != nil || seen[id] || id < first || id >= first+1<<15 {
+				t.Fatalf("%d, %v", id, err)
+			}
+			seen[id] = true
 		}
-		seen[id] = true
-	}
-	if id, err := u.take(); err == nil {
-		t.Errorf("there is one more user, %d", id)
-	}
-	u.free(1<<30 + 5<<16 + 77)
-	if id, err := u.take(); err != nil || id != 1<<30+5<<16+77 {
-		t.Errorf("%d, %v", id, err)
+		if id, err := u.take(); err == nil {
+			t.Errorf("there is one more user, %d", id)
+		}
+		u.free(first + 77)
+		if id, err := u.take(); err != nil || id != first+77 {
+			t.Errorf("%d, %v", id, err)
+		}
 	}
 }

@@ -35,11 +35,7 @@ func (e *Executor) programOf(spec executor.Spec) (program, error) {
 		return program{argv: []string{sandbox.CodeDir + "/" + s.Handler}}, checkExecutable(spec.CodeDir, s.Handler)
 	case "http":
 		argv, err := findCommand(spec.CodeDir, s.Command)
-		p := program{argv: argv}
-		if e.level != lambent.IsolationNone { // there whoever listens on the port may be another function
-			p.port = s.Port()
-		}
-		return p, err
+		return program{argv: argv, port: e.portOf(&s)}, err
 	case "exec":
 		return e.programOfExec(spec)
 	}
@@ -52,9 +48,26 @@ func (e *Executor) programOf(spec executor.Spec) (program, error) {
 		return program{}, lambent.Errorf(lambent.CodeTierUnavailable, "runtime %s: %w", s.Runtime, err)
 	}
 	if isNode(s.Runtime) {
-		return program{argv: node.Command(interpreter, s.Memory), shim: dir, heapFull: node.HeapFull}, nil
+		return program{argv: node.Command(interpreter, s.Memory), shim: dir, heapFull: heapFull(s.Runtime)}, nil
 	}
 	return program{argv: python.Command(interpreter), shim: dir}, nil
+}
+
+// portOf is the port on which a function may listen, 0 for none. Without a sandbox whoever listens there may be
+// another function.
+func (e *Executor) portOf(s *lambent.Settings) uint16 {
+	if s.Runtime != "http" || e.level == lambent.IsolationNone {
+		return 0
+	}
+	return s.Port()
+}
+
+// heapFull is what a runtime writes before it aborts because its own limit of memory is met, see program.
+func heapFull(runtime string) string {
+	if isNode(runtime) {
+		return node.HeapFull
+	}
+	return ""
 }
 
 // programOfExec runs lambent-exec, which runs the command for each request.

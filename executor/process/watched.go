@@ -60,9 +60,14 @@ func (w *watched) Start(path string, argv []string, attr *os.ProcAttr) (*os.Proc
 	if err != nil {
 		return nil, err
 	}
+	w.begin(p)
+	return p, nil
+}
+
+// begin watches what a lambent-init starts.
+func (w *watched) begin(p *os.Process) {
 	w.process = p
 	go w.watch()
-	return p, nil
 }
 
 func (w *watched) watch() {
@@ -211,11 +216,14 @@ func (w *watched) Usage() (time.Duration, int64, error) {
 	return w.usage.CPU, w.usage.MemoryPeak, nil
 }
 
-// end takes in what the kernel tells of lambent-init and all that it has waited for.
+// end takes in what the kernel tells of lambent-init and all that it has waited for; nil if it tells us nothing.
 func (w *watched) end(state *os.ProcessState) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.ended = true
+	if state == nil {
+		return
+	}
 	w.usage.CPU = max(w.usage.CPU, state.UserTime()+state.SystemTime())
 	if rusage, ok := state.SysUsage().(*syscall.Rusage); ok && w.usage.MemoryPeak == 0 {
 		w.usage.MemoryPeak = rusage.Maxrss << 10 // of the largest process

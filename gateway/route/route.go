@@ -49,6 +49,16 @@ func (t *Table) Alias(namespace, name, alias string) (*lambent.Alias, bool) {
 	return a, ok && e.function != nil
 }
 
+// Revision gives a revision by its id, if the function or one of its aliases refers to it. It must not be changed.
+func (t *Table) Revision(namespace, name, id string) (*lambent.Revision, bool) {
+	for rev := range t.load(namespace, name).revisions() {
+		if rev.ID == id {
+			return rev, true
+		}
+	}
+	return nil, false
+}
+
 // Set puts f into the table and gives the revisions that lost their last reference.
 func (t *Table) Set(f *lambent.Function) []*lambent.Revision {
 	return t.replace(f.Namespace, f.Name, func(e *entry) { e.function = f })

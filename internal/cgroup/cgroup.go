@@ -167,21 +167,21 @@ func delegate(dir string) error {
 // Version is 1 or 2.
 func (t *Tree) Version() int { return t.version }
 
-// Sweep kills every process in the tree and removes all its groups.
-func (t *Tree) Sweep() error {
-	var errs []error
-	seen := map[string]bool{}
+// Groups are the names of the groups in the tree, half-made ones too.
+func (t *Tree) Groups() ([]string, error) {
+	names := map[string]bool{}
 	for _, dir := range t.folders {
 		entries, err := os.ReadDir(dir)
-		errs = append(errs, err)
+		if err != nil {
+			return nil, err
+		}
 		for _, e := range entries {
-			if e.IsDir() && !seen[e.Name()] {
-				seen[e.Name()] = true
-				errs = append(errs, t.group(e.Name()).Remove())
+			if e.IsDir() {
+				names[e.Name()] = true
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return slices.Sorted(maps.Keys(names)), nil
 }
 
 // Close removes the tree's own folders; its groups must have been removed.
@@ -199,7 +199,8 @@ type Group struct {
 	id   string
 }
 
-func (t *Tree) group(id string) *Group { return &Group{t, id} }
+// Group is the group of that name; whether it is there its methods tell.
+func (t *Tree) Group(id string) *Group { return &Group{t, id} }
 
 func (g *Group) file(controller, leaf, name string) string {
 	return filepath.Join(g.tree.dirs[controller], g.id, leaf, name)
@@ -207,7 +208,7 @@ func (g *Group) file(controller, leaf, name string) string {
 
 // Create makes a group with limits on its fn leaf. On error nothing of it is left.
 func (t *Tree) Create(id string, l Limits) (*Group, error) {
-	g := t.group(id)
+	g := t.Group(id)
 	err := g.create(l)
 	if err != nil {
 		return nil, errors.Join(err, g.Remove())

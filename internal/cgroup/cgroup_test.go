@@ -26,11 +26,20 @@ func tree(t *testing.T) *Tree {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(tr.Sweep(), tr.Close()); err != nil {
+		if err := errors.Join(sweep(tr), tr.Close()); err != nil {
 			t.Error(err)
 		}
 	})
 	return tr
+}
+
+// sweep removes all groups.
+func sweep(tr *Tree) error {
+	names, err := tr.Groups()
+	for _, name := range names {
+		err = errors.Join(err, tr.Group(name).Remove())
+	}
+	return err
 }
 
 // start runs a shell in the init leaf, which moves the rest of the script into the fn leaf.
@@ -147,7 +156,7 @@ func TestSweep(t *testing.T) {
 			ended <- state.Sys().(syscall.WaitStatus).Signal()
 		}()
 	}
-	if err := again.Sweep(); err != nil {
+	if err := sweep(again); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -171,7 +180,7 @@ func TestSweep(t *testing.T) {
 			}
 		}
 	}
-	if _, err := os.Stat(other.group("neighbour").file("pids", leafFn, "pids.max")); err != nil {
+	if _, err := os.Stat(other.Group("neighbour").file("pids", leafFn, "pids.max")); err != nil {
 		t.Errorf("the neighbour's group: %v", err)
 	}
 }
@@ -312,7 +321,7 @@ func inContainer(t *testing.T, crowded bool) {
 	if _, err := start(t, g, "exec true").Wait(); err != nil {
 		t.Error(err)
 	}
-	if err := errors.Join(tr.Sweep(), tr.Close()); err != nil {
+	if err := errors.Join(sweep(tr), tr.Close()); err != nil {
 		t.Error(err)
 	}
 }

@@ -54,6 +54,7 @@ type Gate struct {
 
 	mu     sync.Mutex // guards what is below
 	closed bool
+	accept []*listener // nil before Serve
 	open   map[*conn]struct{}
 	notes  map[string]bool // what was said since minute
 	minute time.Time
@@ -163,16 +164,21 @@ func (g *Gate) Serve(sockets []*os.File) error {
 		}
 		return errors.Join(errors.New("egress: not all are listening TCP sockets"), failed)
 	}
-	context.AfterFunc(g.ctx, func() {
-		for _, l := range listeners {
-			l.Close()
-		}
-	})
+	g.accept = listeners
 	g.serving.Go(func() { _ = g.server.Serve(listeners[0]) }) // it ends when the listener is closed
 	for i, l := range listeners[1:] {
 		g.serving.Go(func() { g.serveTunnel(l, g.to[i]) })
 	}
 	return nil
+}
+
+// Leave ends accepting, for another gate of the same sandbox. The connections that there are stay until Close.
+func (g *Gate) Leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, l := range g.accept {
+		l.Close()
+	}
 }
 
 // Close ends all connections and returns when nothing is accepted any more. It may be called more than once.
@@ -182,6 +188,7 @@ func (g *Gate) Close() {
 	open := g.open
 	g.open = nil
 	g.mu.Unlock()
+	g.Leave()
 	g.stop()
 	for c := range open {
 		c.Close()

@@ -2,7 +2,7 @@
 // with, the JSON lines that both write on the control socket, and the packets on the socket for Dial.
 //
 // lambent-init accepts any number of hosts, one after the other or at once; each is told again what has
-// happened so far. It imports the standard library only, because lambent-init must stay small.
+// happened so far, and one that takes the place of another asks for its ends of the function's pipes. It imports the standard library only, because lambent-init must stay small.
 package sandbox
 
 import "time"
@@ -15,6 +15,8 @@ const (
 	FDExit               // file for the last Report
 	FDDial               // listening socket of lambent-init for Dial, one packet each way
 	FDProgram            // lambent-init itself
+	FDStdout             // read end of the function's output, with Spec.Keep
+	FDStderr             // and of its errors
 	FDCount
 )
 
@@ -58,6 +60,7 @@ type Spec struct {
 	Filter   []byte        // seccomp filter: the instructions as the kernel has them in memory
 	Join     []string      // files of the host by which a process joins the function's cgroups, see cgroup.Group
 	Orphan   time.Duration // how long it lives without a host
+	Keep     bool          // it keeps what another host needs to take it over, see Order.Adopt
 	Secrets  Secrets
 }
 
@@ -90,6 +93,8 @@ type Secrets struct {
 
 // Report is a line from lambent-init. One field is set.
 type Report struct {
+	// Kept answers Order.Adopt. With this line come FDListen, FDStdout and FDStderr (SCM_RIGHTS), in this order, if Spec.Keep is set.
+	Kept      bool     `json:"kept,omitempty"`
 	Listening bool     `json:"listening,omitempty"` // the sockets of Spec.Listen come with this line (SCM_RIGHTS), in their order
 	Exec      *Exec    `json:"exec,omitempty"`
 	Error     *Failure `json:"error,omitempty"`
@@ -121,6 +126,10 @@ type Exit struct {
 // Order is a line to lambent-init.
 type Order struct {
 	// Stop asks the program to end: SIGTERM now, SIGKILL after Grace.
-	Stop  bool          `json:"stop"`
-	Grace time.Duration `json:"grace"`
+	Stop  bool          `json:"stop,omitempty"`
+	Grace time.Duration `json:"grace,omitempty"`
+	// Adopt takes over: it asks for what that needs. The first host need not say it.
+	Adopt bool `json:"adopt,omitempty"`
+	// Leave says that the host goes on to listen to reports, but does not keep lambent-init alive any more.
+	Leave bool `json:"leave,omitempty"`
 }

@@ -60,6 +60,7 @@ type Client struct {
 	gulps  bool            // it reads at least 64 KiB at a time, if there is as much
 	raw    bool            // the code takes requests as they are, and may switch protocols
 	dialer dialer          // of all connections, as Ready has found out
+	onPort bool            // it is DialPort
 	h2     *http.Transport // nil for HTTP/1.1
 
 	mu     sync.Mutex

@@ -62,8 +62,13 @@ func (c *Client) askBoth(ctx context.Context) error {
 	case err := <-port:
 		port <- err
 	}
-	c.dialer = func(ctx context.Context) (net.Conn, error) { return c.o.DialPort(ctx, false) }
+	c.usePort()
 	return <-port
+}
+
+func (c *Client) usePort() {
+	c.onPort = true
+	c.dialer = func(ctx context.Context) (net.Conn, error) { return c.o.DialPort(ctx, false) }
 }
 
 // ask sends the question on a connection of its own and reads the answer.

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 
 
 def handler(event, context):
@@ -14,6 +15,10 @@ def handler(event, context):
         print("out", event["rawQueryString"])
         print("err", event["rawQueryString"], file=sys.stderr)
         return "logged"
+    if path == "/sleep":
+        print("sleeping", flush=True)
+        time.sleep(float(event["rawQueryString"]))
+        return "slept"
     if path == "/raise":
         raise ValueError("as asked")
     if path == "/exit":
