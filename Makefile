@@ -65,10 +65,13 @@ bench-deploy: build ## deploys under load, with streams across every switch
 chaos: build ## break everything on purpose under load, and count on both sides what was lost; as root; SCENARIO=kill for one
 	go run ./test/chaos $(if $(SHORT),-short) $(or $(SCENARIO),deploy kill disk)
 
+soak: build ## a day's requests, deploys and starts in a quarter of an hour: does it grow?
+	go run ./test/chaos $(if $(SHORT),-short) soak
+
 fuzz: ## fuzz each parser for a minute
 	@scripts/fuzz
 
 clean: ## remove what was built
 	rm -rf bin bench/out $(INSIDE)
 
-.PHONY: help setup build up test test-integration test-cgroup2 fresh lint bench bench-warm bench-cold bench-scale bench-deploy chaos fuzz clean
+.PHONY: help setup build up test test-integration test-cgroup2 fresh lint bench bench-warm bench-cold bench-scale bench-deploy chaos soak fuzz clean

@@ -38,11 +38,9 @@ var members = []member{
 
 // newFleet builds and uploads what the functions need.
 func newFleet(ctx context.Context, c *client.Client, dir string) (*fleet, error) {
-	binary := filepath.Join(dir, "server")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "./test/chaos/functions/server")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, out)
+	binary, err := buildServer(ctx, dir)
+	if err != nil {
+		return nil, err
 	}
 	f := &fleet{c, map[string]string{}}
 	for code, file := range map[string]string{
@@ -52,7 +50,7 @@ func newFleet(ctx context.Context, c *client.Client, dir string) (*fleet, error)
 		if err != nil {
 			return nil, err
 		}
-		archive, err := bundle(filepath.Base(file), raw)
+		archive, err := bundle(filepath.Base(file), raw, "0")
 		if err != nil {
 			return nil, err
 		}
@@ -65,14 +63,27 @@ func newFleet(ctx context.Context, c *client.Client, dir string) (*fleet, error)
 	return f, nil
 }
 
-// bundle is an archive of one file.
-func bundle(name string, content []byte) ([]byte, error) {
+func buildServer(ctx context.Context, dir string) (binary string, err error) {
+	binary = filepath.Join(dir, "server")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "./test/chaos/functions/server")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return binary, nil
+}
+
+// bundle is an archive of one file, and of a name that makes it one of its own.
+func bundle(name string, content []byte, variant string) ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
 	if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(content))}); err != nil {
 		return nil, err
 	}
 	if _, err := w.Write(content); err != nil {
+		return nil, err
+	}
+	if err := w.WriteHeader(&tar.Header{Name: "variant-" + variant, Mode: 0o644}); err != nil {
 		return nil, err
 	}
 	err := w.Close()

@@ -28,14 +28,17 @@ func kills(ctx context.Context, short bool) error {
 	}}.run(ctx, short)
 }
 
-// byKill excuses requests that a killed instance had read, and messages on its WebSockets, when the function is
-// named as what failed.
+// byKill excuses requests that a killed instance had read, when the function is named as what failed. Nobody can know
+// what a dead function has read of a WebSocket or of a body that went out in pieces, so those it had are excused, too.
 func byKill(killed map[string]bool) func(*request) bool {
 	return func(r *request) bool {
 		if r.failure.fault != lambent.FaultFunction || r.failure.code != lambent.CodeInstanceExited {
 			return false
 		}
-		return len(r.accepted) == 1 && killed[r.accepted[0]] || killed[r.failure.instance]
+		if len(r.accepted) == 0 && (r.function == "socket" || r.function == "upload") {
+			return killed[r.failure.instance]
+		}
+		return len(r.accepted) == 1 && killed[r.accepted[0]]
 	}
 }
 

@@ -83,6 +83,7 @@ func (l *ledger) odd(what string) {
 type verdict struct {
 	sent, answered, done int
 	excused              int // failed as they may
+	unread               int // of them, that no function says it had read
 	failed               int // failed as they may not
 	lost                 int // answered but not done, or without any end
 	doubled              int // read or done twice
@@ -135,6 +136,9 @@ func (l *ledger) close(excuse func(*request) bool) *verdict {
 		case excuse != nil && excuse(r):
 			v.excused++
 			k.excused++
+			if len(r.accepted) == 0 {
+				v.unread++
+			}
 		default:
 			v.failed++
 			wrong(r, "failed")

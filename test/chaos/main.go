@@ -23,6 +23,7 @@ var scenarios = []struct {
 	{"deploy", deploys},
 	{"kill", kills},
 	{"disk", fullDisk},
+	{"soak", soak},
 }
 
 func main() {

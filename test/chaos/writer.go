@@ -32,7 +32,7 @@ type writer struct {
 const names = 15
 
 func newWriter(ctx context.Context, c *client.Client) (*writer, error) {
-	archive, err := bundle("index.html", []byte("hello"))
+	archive, err := bundle("index.html", []byte("hello"), "0")
 	if err != nil {
 		return nil, err
 	}

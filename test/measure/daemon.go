@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -93,7 +95,7 @@ func (d *Daemon) connect() error {
 	if err := json.Unmarshal(raw, &at); err != nil {
 		return err
 	}
-	key, err := os.ReadFile(filepath.Join(d.Data, "admin.key"))
+	key, err := d.key()
 	if err != nil {
 		return err
 	}
@@ -102,8 +104,14 @@ func (d *Daemon) connect() error {
 		return err
 	}
 	d.Host = u.Host
-	d.Client, err = client.New(at.Control, strings.TrimSpace(string(key)))
+	d.Client, err = client.New(at.Control, key)
 	return err
+}
+
+// key is the administrator's.
+func (d *Daemon) key() (string, error) {
+	raw, err := os.ReadFile(filepath.Join(d.Data, "admin.key"))
+	return strings.TrimSpace(string(raw)), err
 }
 
 // With runs f with a new daemon, and a folder, that are gone afterwards.
@@ -161,6 +169,30 @@ func (d *Daemon) Settings(ctx context.Context, name string) (lambent.Settings, e
 		return lambent.Settings{}, err
 	}
 	return f.Latest.Settings, nil
+}
+
+// Goroutines is how many goroutines the daemon has, as it tells in its metrics.
+func (d *Daemon) Goroutines(ctx context.Context) (int, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.Client.URL()+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	key, err := d.key()
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("Authorization", "Bearer "+key)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if value, ok := strings.CutPrefix(lines.Text(), "go_goroutines "); ok {
+			return strconv.Atoi(value)
+		}
+	}
+	return 0, fmt.Errorf("no go_goroutines in the metrics: %s", resp.Status)
 }
 
 // RSS is the resident memory of the daemon, in bytes.
