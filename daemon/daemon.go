@@ -254,7 +254,7 @@ func (n *node) pools() iter.Seq[metric.Pool] {
 	return func(yield func(metric.Pool) bool) {
 		for s := range n.dispatch.Stats() {
 			if !yield(metric.Pool{Namespace: s.Revision.Namespace, Function: s.Revision.Function,
-				Instances: s.Instances, Starting: s.Starting, InFlight: s.InFlight, Waiting: s.Waiting}) {
+				Instances: s.Instances, Starting: s.Starting, InFlight: s.InFlight, Waiting: s.Waiting, CircuitsOpen: s.CircuitsOpen}) {
 				return
 			}
 		}

@@ -254,8 +254,8 @@ type Stats struct {
 	Starting  int
 	InFlight  int // leased slots
 	Waiting   int // callers in the queue
-	// CircuitOpen tells that starts failed again and again, and most callers that find no instance are refused.
-	CircuitOpen bool
+	// CircuitsOpen is 1 when starts failed again and again, and most callers that find no instance are refused.
+	CircuitsOpen int
 }
 
 // Stats gives the state of every revision that has instances, callers or failed starts.

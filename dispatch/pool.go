@@ -387,7 +387,10 @@ func (p *pool) fail(err error) {
 func (p *pool) stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := Stats{Revision: p.rev, Instances: len(p.all), Starting: p.starting, Waiting: p.waiting.n, CircuitOpen: p.circuit.open()}
+	s := Stats{Revision: p.rev, Instances: len(p.all), Starting: p.starting, Waiting: p.waiting.n}
+	if p.circuit.open() {
+		s.CircuitsOpen = 1
+	}
 	for inst := range p.all {
 		s.InFlight += len(inst.leases)
 	}

@@ -24,6 +24,7 @@ type Pool struct {
 	Starting            int
 	InFlight            int // requests being served
 	Waiting             int // requests in the queue
+	CircuitsOpen        int // 1 when starts failed again and again
 }
 
 // Options configures Metrics.
@@ -183,11 +184,12 @@ var (
 	starting  = gauge("faas_instances_starting", "Instances that are being started.")
 	inFlight  = gauge("faas_in_flight", "Requests that instances are serving.")
 	waiting   = gauge("faas_queue_length", "Requests that wait for an instance.")
+	circuits  = gauge("lambent_circuits_open", "Revisions whose starts failed again and again: requests that find no instance are refused.")
 )
 
 // Describe implements [prometheus.Collector].
 func (p pools) Describe(out chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{instances, starting, inFlight, waiting} {
+	for _, desc := range []*prometheus.Desc{instances, starting, inFlight, waiting, circuits} {
 		out <- desc
 	}
 }
@@ -202,6 +204,7 @@ func (p pools) Collect(out chan<- prometheus.Metric) {
 		sum.Starting += pool.Starting
 		sum.InFlight += pool.InFlight
 		sum.Waiting += pool.Waiting
+		sum.CircuitsOpen += pool.CircuitsOpen
 		sums[f] = sum
 	}
 	for f, sum := range sums {
@@ -212,5 +215,6 @@ func (p pools) Collect(out chan<- prometheus.Metric) {
 		give(starting, sum.Starting)
 		give(inFlight, sum.InFlight)
 		give(waiting, sum.Waiting)
+		give(circuits, sum.CircuitsOpen)
 	}
 }

@@ -123,9 +123,9 @@ func TestEvents(t *testing.T) {
 
 func TestPools(t *testing.T) {
 	m := New(Options{Pools: slices.Values([]Pool{
-		{"ns", "a", 2, 1, 3, 4},
-		{"ns", "a", 1, 0, 1, 0}, // the revision before, which drains
-		{"ns", "b", 0, 1, 0, 1},
+		{"ns", "a", 2, 1, 3, 4, 1},
+		{"ns", "a", 1, 0, 1, 0, 1}, // the revision before, which drains
+		{"ns", "b", 0, 1, 0, 1, 0},
 	})})
 	wants(t, scrape(t, m),
 		`faas_instances{function="a",namespace="ns"} 3`,
@@ -133,6 +133,8 @@ func TestPools(t *testing.T) {
 		`faas_in_flight{function="a",namespace="ns"} 4`,
 		`faas_queue_length{function="a",namespace="ns"} 4`,
 		`faas_queue_length{function="b",namespace="ns"} 1`,
+		`lambent_circuits_open{function="a",namespace="ns"} 2`,
+		`lambent_circuits_open{function="b",namespace="ns"} 0`,
 	)
 }
 
