@@ -7,8 +7,11 @@
 //     and starting + free slots never exceed what the waiting callers ask for.
 //   - At concurrency 1 an instance that may still be working for a caller who is gone, or past its
 //     deadline, is dead before that caller has its answer.
+//   - An instance belongs to one process. One that was given away gets no new lease and is not stopped here, but for
+//     the invariant above; one that was adopted has no slot that the process before still holds.
 //
 // Lock order: pool.mu is never held while another pool's is taken, nor across a call into an executor.
+// Options.Event is called with it held.
 package dispatch
 
 import (
