@@ -57,6 +57,9 @@ type Store struct {
 
 	mu      sync.Mutex
 	unpacks map[string]*unpack // by digest; those under way
+
+	holding sync.Mutex     // guards held, and removals from Holds
+	held    map[string]int // by digest, how often
 }
 
 // Open opens the store in opts.Dir, makes it if it is missing, and removes what a crash has left half done.
@@ -71,6 +74,7 @@ func Open(opts Options) (*Store, error) {
 		trees:   filepath.Join(opts.Dir, "trees"),
 		tmp:     filepath.Join(opts.Dir, "tmp"),
 		unpacks: map[string]*unpack{},
+		held:    map[string]int{},
 	}
 	if !opts.Shared {
 		if err := s.clear(); err != nil {
@@ -123,6 +127,7 @@ func (s *Store) Put(ctx context.Context, r io.Reader) (digest string, size int64
 		return "", 0, failure(err)
 	}
 	digest = digestOf(sum)
+	defer s.hold(digest)()
 	// An existing bundle is replaced: it is the same, or it is damaged.
 	had := s.Has(digest)
 	if err := durable.Rename(out.Name(), s.bundlePath(digest)); err != nil {

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -299,31 +300,99 @@ func TestTreeIsSharedAndLeft(t *testing.T) {
 	}
 }
 
-func TestSweep(t *testing.T) {
+func TestRemove(t *testing.T) {
 	s := open(t, Options{Dir: t.TempDir()})
-	_, a := source(t, 1)
-	_, b := source(t, 2)
-	live, dead := put(t, s, a), put(t, s, b)
-	for _, digest := range []string{live, dead} {
-		_, err := s.Tree(t.Context(), digest)
-		check(t, err)
+	_, packed := source(t, 1)
+	digest := put(t, s, packed)
+	_, err := s.Tree(t.Context(), digest)
+	check(t, err)
+	past, future := time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	try := func(since time.Time, want bool) {
+		t.Helper()
+		if ok, err := s.Remove(digest, since); ok != want || err != nil {
+			t.Errorf("removed %v, %v", ok, err)
+		}
+		if s.Has(digest) == want {
+			t.Errorf("has it: %v", !want)
+		}
 	}
-	isLive := func(digest string) bool { return digest == live }
-	if n, err := s.Sweep(isLive, time.Hour); n != 0 || err != nil {
-		t.Errorf("removed %d young ones, %v", n, err)
+	unused := func(since time.Time, want ...string) {
+		t.Helper()
+		if got, err := s.Unused(since); !slices.Equal(got, want) || err != nil {
+			t.Errorf("unused: %q, %v", got, err)
+		}
 	}
-	if n, err := s.Sweep(isLive, -time.Hour); n != 2 || err != nil {
-		t.Errorf("removed %d, %v", n, err)
+	unused(past)
+	try(past, false)
+
+	check(t, os.Chtimes(s.bundlePath(digest), past, past))
+	before := time.Now()
+	unused(before, digest)
+	release, ok := s.Hold(digest)
+	again, _ := s.Hold(digest)
+	if !ok {
+		t.Fatal("there is nothing to hold")
 	}
-	if s.Has(dead) || !s.Has(live) {
-		t.Error("the wrong one is gone")
-	}
-	if _, err := s.Tree(t.Context(), live); err != nil {
-		t.Error(err)
-	}
-	if _, err := s.Tree(t.Context(), dead); !lambent.HasCode(err, lambent.CodeCodeUnavailable) {
+	try(future, false)
+	again()
+	try(future, false)
+	release()
+	try(before, false) // it was held since
+	unused(before)
+
+	try(future, true)
+	unused(future)
+	if _, err := s.Tree(t.Context(), digest); !lambent.HasCode(err, lambent.CodeCodeUnavailable) {
 		t.Errorf("got %v", err)
 	}
+	for _, digest := range []string{digest, "sha256:../../x", ""} {
+		if _, ok := s.Hold(digest); ok {
+			t.Errorf("held %q", digest)
+		}
+		if ok, err := s.Remove(digest, future); ok || err != nil {
+			t.Errorf("removed %q, %v", digest, err)
+		}
+	}
+	if left, err := os.ReadDir(s.tmp); err != nil || len(left) > 0 || len(s.held) > 0 {
+		t.Errorf("left in tmp: %v, %v; held %v", left, err, s.held)
+	}
+	put(t, s, packed)
+	_, err = s.Tree(t.Context(), digest)
+	check(t, err)
+	check(t, os.Remove(s.bundlePath(digest))) // a crash between the two
+	unused(future, digest)
+	if ok, err := s.Remove(digest, future); !ok || err != nil {
+		t.Errorf("a tree without its bundle: %v, %v", ok, err)
+	}
+	unused(future)
+}
+
+// Whoever holds a bundle that is there still has it, whatever is removed meanwhile.
+func TestHoldWhileRemoving(t *testing.T) {
+	s := open(t, Options{Dir: t.TempDir()})
+	_, packed := source(t, 1)
+	digest := put(t, s, packed)
+	ctx, stop := context.WithCancel(t.Context())
+	var remover sync.WaitGroup
+	remover.Go(func() {
+		for ctx.Err() == nil {
+			if _, err := s.Remove(digest, time.Now().Add(time.Hour)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for range 200 {
+		_, _, err := s.Put(t.Context(), bytes.NewReader(packed))
+		check(t, err)
+		if release, ok := s.Hold(digest); ok {
+			if _, err := s.Tree(t.Context(), digest); err != nil {
+				t.Error(err)
+			}
+			release()
+		}
+	}
+	stop()
+	remover.Wait()
 }
 
 // TestKilled kills a process that puts and unpacks without end: a tree is whole or not there.
@@ -379,9 +448,10 @@ func unpackForever(t *testing.T, dir string) {
 	check(t, err)
 	for range 100_000 {
 		digest := put(t, s, packed)
-		check(t, s.remove(s.treePath(digest)))
 		fmt.Print("x")
 		_, err := s.Tree(t.Context(), digest)
+		check(t, err)
+		_, err = s.Remove(digest, time.Now().Add(time.Hour))
 		check(t, err)
 	}
 }

@@ -118,8 +118,18 @@ func (s *server) setAlias(ctx context.Context, in *struct {
 // point makes the targets of a ready, and puts a in the place of before, which is nil when there is none.
 func (s *server) point(ctx context.Context, f *lambent.Function, a, before *lambent.Alias) (*aliasOutput, error) {
 	for _, t := range a.Targets {
+		release, err := s.hold(t.Revision)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
 		if _, err := s.Ready(ctx, t.Revision); err != nil {
 			return nil, notReady(err, fmt.Sprintf("nothing has changed: revision %s is not ready for alias %s", t.Revision.ID, a.Name))
+		}
+	}
+	for _, t := range a.Targets {
+		if _, err := s.keep(ctx, t.Revision); err != nil {
+			return nil, err
 		}
 	}
 	a.Updated = now()
@@ -143,6 +153,7 @@ func (s *server) point(ctx context.Context, f *lambent.Function, a, before *lamb
 	if err := s.Applied(ctx, key, version); err != nil {
 		return nil, fmt.Errorf("alias %s is set, but this node does not route by it yet: %w", a.Name, err)
 	}
+	s.Changed(f.Namespace, f.Name)
 	s.Logger.Info("alias set", "function", f.Namespace+"/"+f.Name, "alias", a.Name, "targets", a.Weights())
 	if before == nil {
 		return answerWith(http.StatusCreated, a), nil
@@ -235,8 +246,11 @@ func (s *server) deleteAlias(ctx context.Context, in *struct {
 	if err := (Preconditions{IfMatch: in.IfMatch}).allow("alias", a.Version); err != nil {
 		return nil, err
 	}
-	_, err = s.Store.Delete(ctx, aliasesOf(f.Namespace, f.Name)+a.Name, a.Version)
-	return nil, err
+	if _, err = s.Store.Delete(ctx, aliasesOf(f.Namespace, f.Name)+a.Name, a.Version); err != nil {
+		return nil, err
+	}
+	s.Changed(f.Namespace, f.Name)
+	return nil, nil
 }
 
 // Aliases is the list of a function's aliases.
@@ -370,6 +384,11 @@ func (s *server) rollback(ctx context.Context, in *struct {
 	if name != lambent.LatestAlias {
 		return s.point(ctx, f, &back, before)
 	}
+	release, err := s.hold(back.Targets[0].Revision)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	if _, err := s.Ready(ctx, back.Targets[0].Revision); err != nil {
 		return nil, notReady(err, goesOn(f))
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"net/http"
-	"reflect"
 	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -20,12 +19,7 @@ func (s *server) buildRoutes() {
 		Security:    needs(lambent.RoleDeploy),
 		Summary:     "Build the code of an uploaded source",
 		Description: "Fetches the dependencies that a lock file names and compiles what is to be compiled, in a sandbox. The code is the source itself where there is nothing to build. Who leaves cancels the build.",
-		Responses: map[string]*huma.Response{"200": {
-			Description: "One JSON object in a line for each line that the tools write; the last has built, or error",
-			Content: map[string]*huma.MediaType{"application/x-ndjson": {
-				Schema: s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[BuildLine](), true, "BuildLine"),
-			}},
-		}},
+		Responses:   linesOf[BuildLine](s, "One JSON object in a line for each line that the tools write; the last has built, or error"),
 	}, s.build)
 }
 
@@ -59,6 +53,9 @@ func (s *server) build(ctx context.Context, in *struct {
 		return nil, err
 	}
 	return &huma.StreamResponse{Body: func(h huma.Context) {
+		if release, ok := s.Code.Hold(b.Source); ok {
+			defer release()
+		}
 		r, w := humago.Unwrap(h)
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		h.SetStatus(http.StatusOK)

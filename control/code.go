@@ -96,14 +96,34 @@ func (s *server) own(ctx context.Context, digest string) error {
 // here tells whether there is a bundle that the caller may use: with the node's key any.
 func (s *server) here(ctx context.Context, digest string) (bool, error) {
 	namespace := principalOf(ctx).Namespace
-	if !s.Code.Has(digest) || namespace == "" {
-		return s.Code.Has(digest), nil
+	if namespace != "" {
+		_, err := s.Store.Get(ctx, codeKey(namespace, digest))
+		if errors.Is(err, store.ErrNotFound) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
 	}
-	_, err := s.Store.Get(ctx, codeKey(namespace, digest))
-	if errors.Is(err, store.ErrNotFound) {
-		return false, nil
+	release, ok := s.Code.Hold(digest)
+	if ok {
+		release() // a use: what is asked for stays for a while
 	}
-	return err == nil, err
+	return ok, nil
+}
+
+// hold keeps what a revision is made of from being removed until release.
+func (s *server) hold(r *lambent.Revision) (release func(), err error) {
+	release, ok := s.Code.Hold(r.Code)
+	if !ok {
+		return nil, lambent.Errorf(lambent.CodeCodeUnavailable, "the code %s of revision %s is not here any more", r.Code, r.ID).
+			WithHint("deploy the function again")
+	}
+	if source, ok := s.Code.Hold(r.Source); ok { // only a diff needs it
+		code := release
+		release = func() { code(); source() }
+	}
+	return release, nil
 }
 
 // mustHave is not_found where the caller has no bundle that a field names.

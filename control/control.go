@@ -63,6 +63,9 @@ type Options struct {
 	// Refresh returns when no request that comes afterwards meets an instance of the revisions that stale names,
 	// unless it is started afterwards too.
 	Refresh func(stale func(*lambent.Revision) bool)
+	// Changed is told of functions whose references to revisions have changed, and of code that may not be referred to
+	// any more; see [Collector].
+	Changed func(namespace, name string, code ...string)
 	Metrics http.Handler
 	Logger  *slog.Logger
 }
@@ -80,6 +83,8 @@ type Functions interface {
 type Code interface {
 	Put(ctx context.Context, r io.Reader) (digest string, size int64, err error)
 	Has(digest string) bool
+	// Hold keeps a bundle from being removed until release, and for a while after; ok is false where there is none.
+	Hold(digest string) (release func(), ok bool)
 	// Open gives a bundle as the tar that it is kept as.
 	Open(digest string) (io.ReadCloser, error)
 }

@@ -128,12 +128,14 @@ func (s *server) deploy(ctx context.Context, in *struct {
 		out.ETag, out.Body.Unchanged = etag(before.Version), true
 		return out, nil
 	}
+	release, err := s.hold(rev)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	out.Body.Phases, err = s.Ready(ctx, rev)
 	if err != nil {
 		return nil, notReady(err, goesOn(before))
-	}
-	if rev, err = s.keep(ctx, rev); err != nil {
-		return nil, err
 	}
 	f := before
 	if f == nil {
@@ -153,19 +155,23 @@ func (s *server) deploy(ctx context.Context, in *struct {
 
 // serve makes rev the latest of f, which is at version 0 when it is new, and gives f as it is then.
 func (s *server) serve(ctx context.Context, f *lambent.Function, rev *lambent.Revision) (*lambent.Function, error) {
+	rev, err := s.keep(ctx, rev)
+	if err != nil {
+		return nil, err
+	}
 	next := *f
 	next.Latest, next.Updated = rev, now()
 	if f.Latest != nil {
 		next.Previous = f.Latest.ID
 	}
 	key := functionKey(f.Namespace, f.Name)
-	var err error
 	if next.Version, err = s.putNaming(ctx, key, next, f.Version, next.Alias().Targets); err != nil {
 		return nil, err
 	}
 	if err := s.Applied(ctx, key, next.Version); err != nil {
 		return nil, fmt.Errorf("revision %s is the latest, but this node does not route to it yet: %w", rev.ID, err)
 	}
+	s.Changed(f.Namespace, f.Name)
 	s.Logger.Info("serving", "function", f.Namespace+"/"+f.Name, "revision", rev.ID, "version", next.Version)
 	return &next, nil
 }
@@ -263,7 +269,7 @@ func goesOn(f *lambent.Function) string {
 }
 
 // keep stores the revision and gives it as stored: an older equal one keeps its creation time. It always
-// writes, so that a delete that began before does not remove it.
+// writes, so that a delete that began before does not remove it, and comes before every reference to it.
 func (s *server) keep(ctx context.Context, rev *lambent.Revision) (*lambent.Revision, error) {
 	key := revisionsOf(rev.Namespace, rev.Function) + rev.ID
 	switch entry, err := s.Store.Get(ctx, key); {
@@ -348,7 +354,7 @@ func (s *server) delete(ctx context.Context, in *struct {
 	if err := (Preconditions{IfMatch: in.IfMatch}).allow("function", f.Version); err != nil {
 		return nil, err
 	}
-	revisions, err := s.listed(ctx, revisionsOf(in.Namespace, in.Name))
+	revisions, err := listed(ctx, s.Store, revisionsOf(in.Namespace, in.Name))
 	if err != nil {
 		return nil, err
 	}
@@ -361,12 +367,23 @@ func (s *server) delete(ctx context.Context, in *struct {
 	if err := s.remove(ctx, revisions); err != nil {
 		return nil, err
 	}
+	s.Changed(in.Namespace, in.Name, codeOf(revisions)...)
 	s.Logger.Info("deleted", "function", in.Namespace+"/"+in.Name)
 	return nil, s.Logs.Remove(in.Namespace, in.Name)
 }
 
-func (s *server) listed(ctx context.Context, prefix string) (out []store.Entry, err error) {
-	for entry, err := range s.Store.List(ctx, prefix) {
+// codeOf gives the code and the sources of revisions.
+func codeOf(revisions []store.Entry) (digests []string) {
+	for _, entry := range revisions {
+		if r, err := decodeRevision(entry); err == nil {
+			digests = append(digests, r.Code, r.Source)
+		}
+	}
+	return digests
+}
+
+func listed(ctx context.Context, st store.Store, prefix string) (out []store.Entry, err error) {
+	for entry, err := range st.List(ctx, prefix) {
 		if err != nil {
 			return nil, err
 		}
@@ -378,7 +395,7 @@ func (s *server) listed(ctx context.Context, prefix string) (out []store.Entry, 
 // removeOrphans removes the aliases of a function that is not there. A delete that broke off may have left some,
 // and a new function must not take them for its own.
 func (s *server) removeOrphans(ctx context.Context, n Named) error {
-	orphans, err := s.listed(ctx, aliasesOf(n.Namespace, n.Name))
+	orphans, err := listed(ctx, s.Store, aliasesOf(n.Namespace, n.Name))
 	if err != nil {
 		return err
 	}

@@ -106,6 +106,7 @@ type node struct {
 	unfollow  context.CancelFunc
 	sealed    sync.RWMutex // held for writing while secrets changes
 	secrets   *secret.Vault
+	garbage   *garbage
 }
 
 // begin opens a node that takes nobody's place.
@@ -192,6 +193,7 @@ func (n *node) openStore(ctx context.Context) (err error) {
 
 // closeStore lets another process open it. It may be called again.
 func (n *node) closeStore() error {
+	n.stopCollecting()
 	if n.unfollow != nil {
 		n.unfollow()
 	}
@@ -269,6 +271,7 @@ func (n *node) close() error {
 			errs = append(errs, fmt.Errorf("closing the %s: %w", what, err))
 		}
 	}
+	n.stopCollecting()
 	if n.unwatch != nil {
 		n.unwatch()
 	}

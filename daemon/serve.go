@@ -83,6 +83,7 @@ func (n *node) status() string {
 
 // openDoors leads requests to the rooms of this process.
 func (n *node) openDoors() {
+	n.collect()
 	n.public.lead(n.gateway(n.invoker, func() bool { return n.servers[0].Draining() }))
 	api := n.api()
 	n.calls.lead(api)
@@ -106,7 +107,7 @@ func (n *node) api() http.Handler {
 		Build: n.build, Ready: n.dispatch.Ready, Abandon: n.abandon, Applied: n.applied, Invoker: n.invoker,
 		Records: n.past.records, Logs: logReader{n.past.logs, n.following}, Events: eventReader{n.past.events, n.following}, Findings: n.findings,
 		Public: loopback(n.functions), Endpoint: func() string { return n.at.Functions }, Authenticate: n.authenticate,
-		MakeKey: apikey.New, Secrets: n.secrets, Refresh: n.refresh,
+		MakeKey: apikey.New, Secrets: n.secrets, Refresh: n.refresh, Changed: n.garbage.Changed,
 		Metrics: n.metrics.Handler(), Logger: n.log,
 	})
 }

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"lambent"
 	"lambent/auth/apikey"
@@ -45,8 +46,9 @@ type World struct {
 
 	abandoned sync.Map // ids of revisions
 
-	Keys      map[string]lambent.Principal // by their text; those made by the API are taken, too
-	Refreshed []string                     // NAMESPACE/NAME of the functions whose latest was to be refreshed
+	Keys      map[string]lambent.Principal                 // by their text; those made by the API are taken, too
+	Changed   func(namespace, name string, code ...string) // by default nobody is told
+	Refreshed []string                                     // NAMESPACE/NAME of the functions whose latest was to be refreshed
 
 	log log
 
@@ -62,7 +64,7 @@ func (w *World) Abandoned(id string) bool {
 
 // New serves a World until the test ends.
 func New(t *testing.T) *World {
-	w := &World{Store: memory.New(), Code: &codeMap{m: map[string][]byte{}}, Endpoint: "http://127.0.0.1:8080"}
+	w := &World{Store: memory.New(), Code: &codeMap{m: map[string]*code{}}, Endpoint: "http://127.0.0.1:8080"}
 	w.Keys = map[string]lambent.Principal{Key: {Name: "admin", Role: lambent.RoleAdmin}}
 	w.Findings = []lambent.Finding{{Name: "isolation", OK: true, Detail: "userns"}, {Name: "seccomp", OK: true, Detail: "filter loaded"}}
 	w.Build = func(_ context.Context, _ string, b lambent.Build, _ func(string)) (*lambent.Built, error) {
@@ -71,6 +73,7 @@ func New(t *testing.T) *World {
 	w.Events = func(context.Context, control.EventQuery) iter.Seq2[lambent.SystemEvent, error] {
 		return func(func(lambent.SystemEvent, error) bool) {}
 	}
+	w.Changed = func(string, string, ...string) {}
 	w.Ready = func(context.Context, *lambent.Revision) (lambent.Phases, error) {
 		return lambent.Phases{lambent.PhaseBoot: 12e6}, nil
 	}
@@ -119,6 +122,7 @@ func New(t *testing.T) *World {
 				}
 			}
 		},
+		Changed: func(namespace, name string, code ...string) { w.Changed(namespace, name, code...) },
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "up 1\n") }),
 		Logger:  slog.New(slog.NewTextHandler(&w.log, nil)),
 	})
@@ -208,10 +212,16 @@ func (f invoker) Invoke(ctx context.Context, inv *lambent.Invocation) (*lambent.
 	return f(ctx, inv)
 }
 
-// codeMap keeps what it gets, whether it is a tar or not.
+// codeMap keeps what it gets, whether it is a tar or not. It is a [control.CodeGarbage], too.
 type codeMap struct {
 	mu sync.Mutex
-	m  map[string][]byte
+	m  map[string]*code
+}
+
+type code struct {
+	content []byte
+	holders int
+	used    time.Time
 }
 
 func (c *codeMap) Put(_ context.Context, r io.Reader) (string, int64, error) {
@@ -226,7 +236,10 @@ func (c *codeMap) Put(_ context.Context, r io.Reader) (string, int64, error) {
 	digest := "sha256:" + hex.EncodeToString(sum[:])
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.m[digest] = raw
+	if c.m[digest] == nil {
+		c.m[digest] = &code{content: raw}
+	}
+	c.m[digest].used = time.Now()
 	return digest, int64(len(raw)), nil
 }
 
@@ -236,10 +249,50 @@ func (c *codeMap) Has(digest string) bool {
 	return c.m[digest] != nil
 }
 
+func (c *codeMap) Hold(digest string) (release func(), ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	held := c.m[digest]
+	if held == nil {
+		return nil, false
+	}
+	held.holders++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		held.holders--
+		held.used = time.Now()
+	}, true
+}
+
+func (c *codeMap) Unused(since time.Time) (digests []string, _ error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for digest, kept := range c.m {
+		if kept.used.Before(since) {
+			digests = append(digests, digest)
+		}
+	}
+	return digests, nil
+}
+
+func (c *codeMap) Remove(digest string, since time.Time) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if kept := c.m[digest]; kept == nil || kept.holders > 0 || !kept.used.Before(since) {
+		return false, nil
+	}
+	delete(c.m, digest)
+	return true, nil
+}
+
 func (c *codeMap) Open(digest string) (io.ReadCloser, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return io.NopCloser(bytes.NewReader(c.m[digest])), nil
+	if kept := c.m[digest]; kept != nil {
+		return io.NopCloser(bytes.NewReader(kept.content)), nil
+	}
+	return nil, lambent.Errorf(lambent.CodeCodeUnavailable, "%s is missing", digest)
 }
 
 type runtimes struct{}
@@ -259,6 +312,9 @@ func (runtimes) Root(runtime string) (string, error) {
 	}
 	return "debian-12", nil
 }
+
+// Functions gives the functions that the store holds.
+func (w *World) Functions() control.Functions { return view{w.Store} }
 
 // view looks at the store each time.
 type view struct{ store store.Store }

@@ -13,6 +13,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
+	"iter"
 	"log/slog"
 	"os"
 	"sync"
@@ -185,6 +187,21 @@ func (s *Store) Remove(namespace, function string) error {
 		return fmt.Errorf("the logs of %s could not be removed", n.dir())
 	}
 	return nil
+}
+
+// Names gives the namespace and name of every function that has written something, as far as the folders can be read.
+func (s *Store) Names() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		namespaces, _ := fs.ReadDir(s.root.FS(), ".")
+		for _, namespace := range namespaces {
+			functions, _ := fs.ReadDir(s.root.FS(), namespace.Name())
+			for _, function := range functions {
+				if !yield(namespace.Name(), function.Name()) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func (n name) check() error {

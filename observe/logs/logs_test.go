@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -324,6 +325,25 @@ func TestRemove(t *testing.T) {
 	check(t, texts(t, s, Query{Function: "g", Tail: -1}), "kept kept kept")
 	if err := s.Remove("default", "never-was"); err != nil {
 		t.Error(err)
+	}
+	s.Add(lambent.LogLine{Namespace: "team", Function: "h", Text: "x"})
+	for _, err := range s.Read(t.Context(), Query{Namespace: "team", Function: "h"}) { // waits for the writer
+		t.Error(err)
+	}
+	names := func() (all []string) {
+		for namespace, function := range s.Names() {
+			all = append(all, namespace+"/"+function)
+		}
+		return all
+	}
+	if got := names(); !slices.Equal(got, []string{"default/f", "default/g", "team/h"}) {
+		t.Errorf("names %q", got)
+	}
+	if err := s.Remove("team", "h"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "team")); err == nil || len(names()) != 2 {
+		t.Error("the folder of a namespace without functions is left")
 	}
 	s.Close()
 	if err := s.Remove("default", "f"); err == nil {

@@ -203,7 +203,9 @@ func (w *writer) remove(j *journal) error {
 	if j.file != nil {
 		w.close(j)
 	}
-	return w.root.RemoveAll(j.name.dir())
+	err := w.root.RemoveAll(j.name.dir())
+	_ = w.root.Remove(j.name.namespace) // goes when it was the last
+	return err
 }
 
 const suffix = ".jsonl"

@@ -1,0 +1,95 @@
+package code
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Hold keeps a bundle from being removed until release is called, which counts as a use of it. ok is false where there
+// is none, and then there is nothing to release.
+func (s *Store) Hold(digest string) (release func(), ok bool) {
+	release = s.hold(digest)
+	if !s.Has(digest) {
+		release()
+		return nil, false
+	}
+	return release, true
+}
+
+func (s *Store) hold(digest string) (release func()) {
+	s.holding.Lock()
+	s.held[digest]++
+	s.holding.Unlock()
+	return func() {
+		s.holding.Lock()
+		defer s.holding.Unlock()
+		if s.held[digest]--; s.held[digest] == 0 {
+			delete(s.held, digest)
+		}
+		if digestRE.MatchString(digest) {
+			now := time.Now()
+			_ = os.Chtimes(s.bundlePath(digest), now, now) // it is missing where Hold gives false
+		}
+	}
+}
+
+// Unused gives the digests of the bundles that nobody has held or put since, and of trees whose bundle is gone.
+func (s *Store) Unused(since time.Time) (digests []string, err error) {
+	for _, dir := range []string{s.bundles, s.trees} {
+		found, err := os.ReadDir(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range found {
+			digest := "sha256:" + strings.TrimSuffix(d.Name(), ".tar")
+			listed := dir == s.trees && s.Has(digest)
+			if digestRE.MatchString(digest) && !listed && s.unused(digest, since) {
+				digests = append(digests, digest)
+			}
+		}
+	}
+	return digests, nil
+}
+
+// unused tells whether a digest was not held or put since. The bundle's time tells, or the tree's where it is alone.
+func (s *Store) unused(digest string, since time.Time) bool {
+	info, err := os.Stat(s.bundlePath(digest))
+	if errors.Is(err, os.ErrNotExist) {
+		info, err = os.Stat(s.treePath(digest))
+	}
+	return err == nil && info.ModTime().Before(since)
+}
+
+// Remove removes the bundle of a digest and its tree, and tells whether it did: not if somebody holds it, has held or
+// put it since, or if there is none.
+func (s *Store) Remove(digest string, since time.Time) (bool, error) {
+	if !digestRE.MatchString(digest) {
+		return false, nil
+	}
+	grave, err := os.MkdirTemp(s.tmp, "removed-")
+	if err != nil {
+		return false, err
+	}
+	removed, err := s.bury(digest, since, grave)
+	return removed, errors.Join(err, os.RemoveAll(grave))
+}
+
+// bury takes the names away, the slow rest is done elsewhere. A tree is whole or not there.
+func (s *Store) bury(digest string, since time.Time, grave string) (removed bool, err error) {
+	s.holding.Lock()
+	defer s.holding.Unlock()
+	if s.held[digest] > 0 || !s.unused(digest, since) {
+		return false, nil
+	}
+	for _, path := range []string{s.bundlePath(digest), s.treePath(digest)} {
+		if err := os.Rename(path, filepath.Join(grave, filepath.Base(path))); err == nil {
+			removed = true
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return removed, err
+		}
+	}
+	return removed, nil
+}

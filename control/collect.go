@@ -1,0 +1,442 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"hash/maphash"
+	"iter"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"lambent"
+	"lambent/store"
+)
+
+// CollectorOptions is what a Collector works on. Fields from Keep on may be zero.
+type CollectorOptions struct {
+	Store     store.Store
+	Functions Functions
+	Code      CodeGarbage
+	Logs      LogGarbage
+	// Live gives the revisions that have instances or callers on this node.
+	Live iter.Seq[*lambent.Revision]
+
+	Keep   int           // latest revisions of a function that stay although nothing refers to them; default 10
+	Tick   time.Duration // between two looks at the functions that have changed; default 10s
+	Grace  time.Duration // between the last use of code and its removal; default 1m
+	Full   time.Duration // between two looks at everything; default 1h
+	Logger *slog.Logger  // slog.Default() if nil
+}
+
+// CodeGarbage is the code store as a Collector uses it.
+type CodeGarbage interface {
+	// Has tells whether a bundle is here.
+	Has(digest string) bool
+	// Unused gives the digests that nobody has put, held or asked for since.
+	Unused(since time.Time) ([]string, error)
+	// Remove removes what is here of a digest, unless somebody holds it, or has used it since.
+	Remove(digest string, since time.Time) (bool, error)
+}
+
+// LogGarbage is the log store as a Collector uses it.
+type LogGarbage interface {
+	// Names gives the namespace and name of every function that has written something.
+	Names() iter.Seq2[string, string]
+	Remove(namespace, function string) error
+}
+
+// Collector removes revisions that nothing refers to but for the latest few of each function, code that no revision
+// refers to, and what operations that broke off have left. It looks at the functions that have changed, and now
+// and then at everything.
+//
+// What makes it safe: a revision is deleted only as it was listed, before the references were read, and whoever
+// refers to one writes it anew first. Code is removed only if nobody has held it since a while before the
+// references were read, and whoever refers to it holds it until the reference is stored.
+type Collector struct {
+	CollectorOptions
+
+	mu      sync.Mutex
+	changed map[Named]struct{}   // guarded by mu
+	pending map[string]time.Time // digests that may have lost their last reference, and when; guarded by mu
+
+	suspects []suspect // what belongs to no function, if that is still so after a while
+	seed     maphash.Seed
+	next     struct{ full, suspects, sweep time.Time }
+}
+
+// suspect is an entry of the store, or the logs where the entry is empty, of a function that was not there.
+type suspect struct {
+	of    Named
+	entry store.Entry
+}
+
+// sweepShare bounds how much of the time goes into looking for references to code: one in so many parts.
+const sweepShare = 50
+
+// NewCollector makes a Collector; it does nothing before Run.
+func NewCollector(o CollectorOptions) *Collector {
+	def(&o.Keep, 10)
+	def(&o.Tick, 10*time.Second)
+	def(&o.Grace, time.Minute)
+	def(&o.Full, time.Hour)
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return &Collector{CollectorOptions: o, changed: map[Named]struct{}{}, pending: map[string]time.Time{}, seed: maphash.MakeSeed()}
+}
+
+func def[T comparable](v *T, value T) {
+	var zero T
+	if *v == zero {
+		*v = value
+	}
+}
+
+// Changed says that what refers to revisions of a function has changed, and names code that may not be referred to any
+// more.
+func (c *Collector) Changed(namespace, name string, code ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changed[Named{namespace, name}] = struct{}{}
+	c.suspect(code)
+}
+
+// suspect notes code that may have lost its last reference. The lock is held.
+func (c *Collector) suspect(code []string) {
+	now := time.Now()
+	for _, digest := range code {
+		if digest != "" {
+			c.pending[digest] = now // what was pending is in doubt anew
+		}
+	}
+}
+
+// Run collects until ctx ends. It must not run while another process uses the code or the logs.
+func (c *Collector) Run(ctx context.Context) {
+	tick := time.NewTicker(c.Tick)
+	defer tick.Stop()
+	c.next.full = time.Now().Add(c.Grace)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := c.collect(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			c.Logger.Warn("garbage stays for now", "err", err)
+		}
+	}
+}
+
+func (c *Collector) collect(ctx context.Context, now time.Time) error {
+	changed := c.takeChanged()
+	for n := range changed {
+		if err := c.trim(ctx, n); err != nil {
+			for n := range changed {
+				c.Changed(n.Namespace, n.Name)
+			}
+			return err
+		}
+		delete(changed, n)
+	}
+	if !now.Before(c.next.full) {
+		c.next.full = now.Add(c.Full)
+		c.next.suspects = now.Add(c.Grace)
+		if err := c.look(ctx, now); err != nil {
+			return err
+		}
+	}
+	if len(c.suspects) > 0 && !now.Before(c.next.suspects) {
+		if err := c.removeSuspects(ctx); err != nil {
+			return err
+		}
+	}
+	if due := c.due(now); len(due) > 0 && !now.Before(c.next.sweep) {
+		err := c.sweep(ctx, due, now)
+		c.next.sweep = now.Add(sweepShare * time.Since(now))
+		return err
+	}
+	return nil
+}
+
+func (c *Collector) takeChanged() map[Named]struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	changed := c.changed
+	c.changed = map[Named]struct{}{}
+	return changed
+}
+
+// trim removes the revisions of a function that nothing refers to, but for those that were last put to use.
+func (c *Collector) trim(ctx context.Context, n Named) error {
+	revisions, err := listed(ctx, c.Store, revisionsOf(n.Namespace, n.Name))
+	if err != nil || len(revisions) <= c.Keep {
+		return err
+	}
+	referred, err := c.referred(ctx, n)
+	if err != nil || referred == nil {
+		return err
+	}
+	slices.SortFunc(revisions, func(a, b store.Entry) int { return cmp.Compare(b.Revision, a.Revision) }) // a use writes the entry
+	kept := 0
+	for _, entry := range revisions {
+		r, err := decodeRevision(entry)
+		switch {
+		case err != nil:
+			c.Logger.Error("a revision is left alone", "err", err)
+		case referred[r.ID]:
+		case kept < c.Keep:
+			kept++
+		default:
+			if err := c.drop(ctx, entry, r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// referred gives the ids of the revisions that a function and its aliases refer to; nil if there is no such function.
+func (c *Collector) referred(ctx context.Context, n Named) (map[string]bool, error) {
+	entry, err := c.Store.Get(ctx, functionKey(n.Namespace, n.Name))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	f, err := DecodeFunction(entry)
+	if err != nil {
+		return nil, err
+	}
+	ids := map[string]bool{f.Previous: true}
+	note := func(a *lambent.Alias) {
+		for _, w := range slices.Concat(a.Weights(), a.Previous) {
+			ids[w.Revision] = true
+		}
+	}
+	note(f.Alias())
+	for entry, err := range c.Store.List(ctx, aliasesOf(n.Namespace, n.Name)) {
+		if err != nil {
+			return nil, err
+		}
+		a, err := DecodeAlias(entry)
+		if err != nil {
+			return nil, err
+		}
+		note(a)
+	}
+	return ids, nil
+}
+
+// drop deletes a revision, unless it was put to use since it was listed.
+func (c *Collector) drop(ctx context.Context, entry store.Entry, r *lambent.Revision) error {
+	_, err := c.Store.Delete(ctx, entry.Key, entry.Revision)
+	if errors.Is(err, store.ErrConflict) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.Logger.Debug("removed a revision that nothing refers to", "revision", r.Key())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.suspect([]string{r.Code, r.Source})
+	return nil
+}
+
+// look goes through everything for what was missed: by a crash, or because it was there before.
+func (c *Collector) look(ctx context.Context, now time.Time) error {
+	c.suspects = nil
+	counts := map[uint64]int{} // by a hash of the name: there may be very many functions
+	for entry, err := range c.Store.List(ctx, revisionPrefix) {
+		if err != nil {
+			return err
+		}
+		n, ok := c.owner(entry, revisionPrefix)
+		if !ok {
+			continue
+		}
+		hash := maphash.Comparable(c.seed, n)
+		if counts[hash]++; counts[hash] > c.Keep+2 { // what every function may have: latest, the one before, the kept
+			c.Changed(n.Namespace, n.Name)
+		}
+	}
+	for entry, err := range c.Store.List(ctx, AliasPrefix) {
+		if err != nil {
+			return err
+		}
+		c.owner(entry, AliasPrefix)
+	}
+	for namespace, name := range c.Logs.Names() {
+		if _, there := c.Functions.Lookup(namespace, name); !there {
+			c.suspects = append(c.suspects, suspect{of: Named{namespace, name}})
+		}
+	}
+	if err := c.unmark(ctx, func(digest string) bool { return !c.Code.Has(digest) }); err != nil {
+		return err
+	}
+	unused, err := c.Code.Unused(now.Add(-c.Full))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, digest := range unused {
+		if _, there := c.pending[digest]; !there {
+			c.pending[digest] = now
+		}
+	}
+	return err
+}
+
+// owner gives the function that an entry belongs to. If it is not there the entry is suspect, and ok is false.
+func (c *Collector) owner(entry store.Entry, prefix string) (n Named, ok bool) {
+	namespace, rest, _ := strings.Cut(strings.TrimPrefix(entry.Key, prefix), ".")
+	name, _, _ := strings.Cut(rest, ".")
+	n = Named{namespace, name}
+	if _, ok = c.Functions.Lookup(namespace, name); !ok {
+		c.suspects = append(c.suspects, suspect{n, entry})
+	}
+	return n, ok
+}
+
+// removeSuspects removes what still belongs to no function: a deploy that was making it would have ended by now.
+func (c *Collector) removeSuspects(ctx context.Context) error {
+	live := map[Named]bool{}
+	for r := range c.Live {
+		live[Named{r.Namespace, r.Function}] = true
+	}
+	for _, left := range c.suspects {
+		n := left.of
+		_, err := c.Store.Get(ctx, functionKey(n.Namespace, n.Name))
+		switch {
+		case err == nil || live[n]:
+			continue
+		case !errors.Is(err, store.ErrNotFound):
+			return err
+		case left.entry.Key == "":
+			err = c.Logs.Remove(n.Namespace, n.Name)
+		case strings.HasPrefix(left.entry.Key, revisionPrefix):
+			var r *lambent.Revision
+			if r, err = decodeRevision(left.entry); err == nil {
+				err = c.drop(ctx, left.entry, r)
+			}
+		default:
+			_, err = c.Store.Delete(ctx, left.entry.Key, left.entry.Revision)
+		}
+		if err != nil && !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+		c.Logger.Info("removed what was left of a function that is gone", "function", n.Namespace+"/"+n.Name, "entry", left.entry.Key)
+	}
+	c.suspects = nil
+	return nil
+}
+
+// due gives the code that has been pending for the grace, which is as long as a stop of an instance may take.
+func (c *Collector) due(now time.Time) map[string]bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	due := map[string]bool{}
+	for digest, since := range c.pending {
+		if now.Sub(since) >= c.Grace {
+			due[digest] = true
+		}
+	}
+	return due
+}
+
+// sweep removes the code of due that nothing refers to. now is before the references are read.
+func (c *Collector) sweep(ctx context.Context, due map[string]bool, now time.Time) error {
+	c.mu.Lock()
+	for digest := range due {
+		delete(c.pending, digest)
+	}
+	c.mu.Unlock()
+	gone, err := c.removeCode(ctx, due, now)
+	if len(gone) > 0 {
+		c.Logger.Info("removed code that nothing refers to", "bundles", len(gone))
+		err = errors.Join(err, c.unmark(ctx, func(digest string) bool { return gone[digest] }))
+	}
+	if err != nil { // what is gone by then is found to be
+		c.mu.Lock()
+		for digest := range due {
+			c.pending[digest] = now
+		}
+		c.mu.Unlock()
+	}
+	return err
+}
+
+// removeCode leaves in due what it did not get to, and takes out what is in use.
+func (c *Collector) removeCode(ctx context.Context, due map[string]bool, now time.Time) (gone map[string]bool, err error) {
+	for entry, err := range c.Store.List(ctx, revisionPrefix) {
+		if err != nil {
+			return nil, err
+		}
+		var r struct{ Code, Source string } // all that is needed, of very many
+		if json.Unmarshal(entry.Value, &r) != nil {
+			continue // what cannot be read never runs
+		}
+		delete(due, r.Code)
+		delete(due, r.Source)
+		if len(due) == 0 {
+			return nil, nil
+		}
+	}
+	use := func(r *lambent.Revision) {
+		delete(due, r.Code)
+		delete(due, r.Source)
+	}
+	for namespace, name := range c.Functions.Names() {
+		if f, ok := c.Functions.Lookup(namespace, name); ok {
+			use(f.Latest)
+		}
+	}
+	for entry, err := range c.Store.List(ctx, AliasPrefix) {
+		if err != nil {
+			return nil, err
+		}
+		if a, err := DecodeAlias(entry); err == nil {
+			for _, t := range a.Targets {
+				use(t.Revision)
+			}
+		}
+	}
+	for r := range c.Live {
+		use(r)
+	}
+	gone = map[string]bool{}
+	for digest := range due {
+		removed, err := c.Code.Remove(digest, now.Add(-c.Grace))
+		if err != nil {
+			return gone, err
+		}
+		if removed {
+			gone[digest] = true
+		}
+	}
+	return gone, nil
+}
+
+// unmark deletes the notes of who has uploaded code that is gone.
+func (c *Collector) unmark(ctx context.Context, gone func(digest string) bool) error {
+	var stale []store.Entry
+	for entry, err := range c.Store.List(ctx, codePrefix) {
+		if err != nil {
+			return err
+		}
+		if _, hex, _ := strings.Cut(strings.TrimPrefix(entry.Key, codePrefix), "."); gone("sha256:" + hex) {
+			stale = append(stale, entry)
+		}
+	}
+	for _, entry := range stale {
+		if _, err := c.Store.Delete(ctx, entry.Key, entry.Revision); err != nil && !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
+	return nil
+}
