@@ -90,6 +90,8 @@ var tests = []struct {
 	{"Unprivileged", Users, testUnprivileged},
 	{"Exit", "", testExit},
 	{"ExitBySignal", Signals, testExitBySignal},
+	{"ExitInWebSocket", WebSocket, testExitInWebSocket},
+	{"Backlog", Concurrency, testBacklog},
 	{"StopWithGrace", Signals, testStopWithGrace},
 	{"StartFailures", "", testStartFailures},
 	{"Usage", "", testUsage},

@@ -16,6 +16,14 @@ import (
 )
 
 func testMemoryLimit(t *testing.T, k *kit) {
+	t.Run("in an answer", func(t *testing.T) {
+		r := k.start(t, func(s *lambent.Settings) { s.Memory = 48 })
+		_, body, err := r.get(t, "/alloc?mb=200&begin=1")
+		want(t, err, lambent.CodeMemoryExceeded, "48 MiB")
+		if body != "begun" {
+			t.Errorf("the answer began with %q", body)
+		}
+	})
 	t.Run("in a request", func(t *testing.T) {
 		r := k.start(t, func(s *lambent.Settings) { s.Memory = 48 })
 		_, _, err := r.get(t, "/alloc?mb=200")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -342,6 +343,12 @@ func (in *instance) died() *lambent.Error {
 			WithHint("send the request again; it was given up, or its time to drain was over")
 	}
 	return lambent.Errorf(lambent.CodeInstanceExited, "the function's process %s before its answer was complete", in.exit)
+}
+
+// dying tells whether the program is ending, or one of several of it, which have closed their connections then.
+func (in *instance) dying() bool {
+	below := sandbox.Below(in.process.Pid)
+	return len(below) == 0 || slices.ContainsFunc(below, sandbox.Exiting)
 }
 
 // hintMemory adds to e what to do about it when the kernel has killed a program of the instance for its memory. It

@@ -118,7 +118,7 @@ func (in *instance) connectGuest(spec executor.Spec, port uint16) {
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			return in.backlog.dial(ctx, e.path(spec.ID, fileHTTP))
 		},
-		Begin: in.log.begin, End: in.log.end, Died: in.died, Redact: in.log.hide.String,
+		Begin: in.log.begin, End: in.log.end, Died: in.died, Dying: in.dying, Redact: in.log.hide.String,
 	}
 	if port != 0 {
 		o.DialPort = func(ctx context.Context, wait bool) (net.Conn, error) { return in.dialPort(ctx, port, wait) }

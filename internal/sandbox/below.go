@@ -82,3 +82,14 @@ func KillBelow(pid int) {
 		time.Sleep(time.Millisecond) // nothing tells when they are gone
 	}
 }
+
+// Exiting tells whether a process is ending or has ended.
+func Exiting(pid int) bool {
+	const flag = 0x4 // PF_EXITING of linux/sched.h, which is set before files are closed
+	stat, err := Stat(pid)
+	if err != nil {
+		return true
+	}
+	flags, err := strconv.ParseUint(stat[6], 10, 32)
+	return err == nil && flags&flag != 0 || stat[0] == "Z" || stat[0] == "X"
+}

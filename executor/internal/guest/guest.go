@@ -51,6 +51,8 @@ type Options struct {
 	// Died is called when a connection broke: it waits a moment for the news that the process has ended, and
 	// gives the error that this means for a request; nil when the process is alive.
 	Died func() *lambent.Error
+	// Dying tells at once whether the process is likely about to end.
+	Dying func() bool
 }
 
 // Client speaks to one instance. Its methods may be called from many goroutines.

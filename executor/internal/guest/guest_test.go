@@ -57,6 +57,7 @@ func connectPort(tb testing.TB, s lambent.Settings, dial func(context.Context) (
 		Begin:    func(*lambent.Invocation) { h.begun.Add(1) },
 		End:      func(*lambent.Invocation) { h.ended.Add(1) },
 		Died:     func() *lambent.Error { return h.died() },
+		Dying:    func() bool { return h.died() != nil },
 		DialPort: port,
 		Redact:   func(text string) string { return strings.ReplaceAll(text, "hunter22", "***") },
 	})

@@ -240,7 +240,12 @@ var _ lambent.UpgradedBody = (*tunnel)(nil)
 // Read implements lambent.UpgradedBody.
 func (t *tunnel) Read(p []byte) (int, error) {
 	n, err := t.raw.Read(p)
-	if err != nil && err != io.EOF {
+	switch {
+	case err == io.EOF && t.call.client.o.Dying(): // which closes its connections like one that has finished
+		if died := t.call.client.o.Died(); died != nil {
+			err = t.call.client.redact(died)
+		}
+	case err != nil && err != io.EOF:
 		err = t.call.explain(err)
 	}
 	return n, err
