@@ -15,8 +15,9 @@ import (
 //
 // Invoke hands inv to its function. On success the response must be closed; on error there is none, and
 // the error is or wraps an *Error. inv.Outcome is complete when Invoke has returned an error or when the
-// response's body has been closed, and inv must not be changed in between. When ctx ends, the work is
-// cancelled. Invoke never returns while inv.Body is still being read, and neither does Body.Close.
+// response's body has been closed, and inv must not be changed in between, Outcome.Ended excepted. When ctx
+// ends, the work is cancelled. Invoke never returns while inv.Body is still being read, and neither does
+// Body.Close.
 type Invoker interface {
 	Invoke(ctx context.Context, inv *Invocation) (*Response, error)
 }
@@ -53,8 +54,8 @@ type Invocation struct {
 	Outcome Outcome
 }
 
-// Response is a function's answer. Body is never nil and must be closed. After Status 101 Body is an
-// [UpgradedBody].
+// Response is a function's answer. Body is never nil and must be closed, which ends a Read that waits in another
+// goroutine. After Status 101 Body is an [UpgradedBody].
 type Response struct {
 	Status        int
 	Header        http.Header // without hop-by-hop fields
@@ -83,6 +84,9 @@ type Outcome struct {
 	BytesIn  int64  // of the request's body, as far as it was handed over
 	BytesOut int64  // of the response's body, as far as it was read
 	Phases   Phases
+	// Ended is set by a door, before it closes the response's body, when it has ended the answer itself where its
+	// protocol allows that: what was delivered is the whole of it.
+	Ended bool
 }
 
 // Phase is a part of an invocation's time.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"time"
 
 	"lambent"
@@ -24,11 +25,10 @@ func (d *Dispatcher) hand(ctx context.Context, l *lease, inv *lambent.Invocation
 	}
 	inv.Outcome.Status = resp.Status
 	resp.Drain = l.drain
-	b := body{inner: resp.Body, lease: l, inv: inv, head: head}
 	if up, ok := resp.Body.(lambent.UpgradedBody); ok {
-		resp.Body = &upgradedBody{b, up}
+		resp.Body = &upgradedBody{body{inner: up, lease: l, inv: inv, head: head}, up}
 	} else {
-		resp.Body = &b
+		resp.Body = &body{inner: resp.Body, lease: l, inv: inv, head: head}
 	}
 	return resp, nil
 }
@@ -50,22 +50,30 @@ func (l *lease) judge(err error) verdict {
 	return idle
 }
 
-// body ends the lease and completes the outcome when the response has been read or given up.
+// body ends the lease and completes the outcome when the response has been read or given up. Close may be called
+// while another goroutine reads.
 type body struct {
 	inner io.ReadCloser
 	lease *lease
 	inv   *lambent.Invocation
 	head  time.Time
-	eof   bool
-	done  bool
+
+	mu   sync.Mutex // guards what follows, and the outcome's error
+	eof  bool
+	done bool
 }
 
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.inner.Read(p)
+	if err == nil {
+		return n, nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	switch {
 	case err == io.EOF:
 		b.eof = true
-	case err != nil:
+	case !b.done:
 		// The instance is judged before the caller learns of the failure: no side effects after an answer.
 		e := b.fail(err)
 		_ = b.finish(false, b.lease.judge(err)) // what it says has been judged too, and err came first
@@ -83,10 +91,14 @@ func (b *body) fail(err error) error {
 	return b.inv.Outcome.Err
 }
 
-func (b *body) Close() error { return b.finish(b.eof, idle) }
+func (b *body) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.finish(b.eof || b.inv.Outcome.Ended, idle)
+}
 
 // finish ends the exchange; whole says that the answer was delivered to its end. The instance gets the worse
-// of verdict v and what the end itself shows.
+// of verdict v and what the end itself shows. The lock is held.
 func (b *body) finish(whole bool, v verdict) error {
 	if b.done {
 		return nil
@@ -113,4 +125,9 @@ type upgradedBody struct {
 
 func (b *upgradedBody) Write(p []byte) (int, error) { return b.up.Write(p) }
 func (b *upgradedBody) CloseWrite() error           { return b.up.CloseWrite() }
-func (b *upgradedBody) Close() error                { return b.finish(true, idle) }
+
+func (b *upgradedBody) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.finish(true, idle)
+}

@@ -33,14 +33,17 @@ type Options struct {
 }
 
 // Gateway serves functions over HTTP.
-type Gateway struct{ opt Options }
+type Gateway struct {
+	opt  Options
+	open tally
+}
 
 // New makes a Gateway.
 func New(opt Options) *Gateway {
 	if opt.Closing == nil {
 		opt.Closing = func() bool { return false }
 	}
-	return &Gateway{opt}
+	return &Gateway{opt: opt}
 }
 
 var _ http.Handler = (*Gateway)(nil)
@@ -220,8 +223,11 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, inv *lambent.Inv
 		return
 	}
 	rc := http.NewResponseController(w)
+	if isEventStream(resp) {
+		defer g.open.follow(resp, inv)()
+	}
 	if resp.Status == http.StatusSwitchingProtocols {
-		switchProtocols(w, rc, resp, inv)
+		g.switchProtocols(w, rc, resp, inv)
 		return
 	}
 	writeHead(h, resp)

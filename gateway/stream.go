@@ -1,9 +1,7 @@
 package gateway
 
 import (
-	"errors"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"sync"
@@ -93,61 +91,4 @@ func (b *bound) disarm() error {
 		return nil
 	}
 	return b.set(time.Time{})
-}
-
-// boundedWriter writes to a switched connection.
-type boundedWriter struct {
-	io.Writer
-	bound bound
-}
-
-func (w *boundedWriter) Write(p []byte) (int, error) {
-	if err := w.bound.arm(); err != nil {
-		return 0, err
-	}
-	return w.Writer.Write(p)
-}
-
-// switchProtocols joins the client's connection with the function's until the function ends it or either
-// breaks. A client that ends its side is passed on as that: the function may still answer.
-func switchProtocols(w http.ResponseWriter, rc *http.ResponseController, resp *lambent.Response, inv *lambent.Invocation) {
-	up, ok := resp.Body.(lambent.UpgradedBody)
-	if !ok {
-		panic("gateway: status 101 without an UpgradedBody")
-	}
-	defer up.Close()
-	writeHead(w.Header(), resp)
-	conn, rw, err := rc.Hijack()
-	if err != nil {
-		lambent.WriteError(w, lambent.Errorf(lambent.CodeInternal, "cannot switch protocols: %w", err))
-		return
-	}
-	defer conn.Close()
-	h := w.Header()
-	h.Set("Connection", "Upgrade")
-	h.Set("Upgrade", inv.Upgrade)
-	if _, err := rw.WriteString("HTTP/1.1 101 Switching Protocols\r\n"); err != nil {
-		return
-	}
-	if h.Write(rw) != nil {
-		return
-	}
-	if _, err := rw.WriteString("\r\n"); err != nil || rw.Flush() != nil {
-		return
-	}
-	var up2client sync.WaitGroup
-	up2client.Go(func() {
-		_, err := io.Copy(up, rw.Reader)
-		if err == nil {
-			err = up.CloseWrite()
-		}
-		if err != nil && !errors.Is(err, net.ErrClosed) {
-			up.Close() // ends the other direction
-		}
-	})
-	client := &boundedWriter{conn, bound{idle: inv.Revision.Settings.Timeouts.Idle.D(), set: conn.SetWriteDeadline}}
-	_, _ = io.Copy(client, up) // its end, whatever the reason, is the end of both
-	up.Close()
-	conn.Close()
-	up2client.Wait()
 }
