@@ -63,7 +63,7 @@ bench-deploy: build ## deploys under load, with streams across every switch
 	go run ./test/bench $(if $(SHORT),-short) deploy
 
 chaos: build ## break everything on purpose under load, and count on both sides what was lost; as root; SCENARIO=kill for one
-	go run ./test/chaos $(if $(SHORT),-short) $(or $(SCENARIO),deploy kill disk)
+	go run ./test/chaos $(if $(SHORT),-short) $(or $(SCENARIO),upgrade deploy kill crash disk)
 
 soak: build ## a day's requests, deploys and starts in a quarter of an hour: does it grow?
 	go run ./test/chaos $(if $(SHORT),-short) soak

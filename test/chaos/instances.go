@@ -29,9 +29,7 @@ type instances struct {
 	readers sync.WaitGroup
 	mu      sync.Mutex // guards what follows
 	alive   map[string]*sandboxed
-	ended   map[string]bool
 	seen    map[int]time.Time // when a pid was first looked at
-	errs    []error
 }
 
 // sandboxed is an instance that has said hello.
@@ -51,7 +49,7 @@ func tree(data string) (string, error) {
 
 func newInstances(data string, l *ledger) (*instances, error) {
 	name, err := tree(data)
-	return &instances{name: name, ledger: l, alive: map[string]*sandboxed{}, ended: map[string]bool{}, seen: map[int]time.Time{}}, err
+	return &instances{name: name, ledger: l, alive: map[string]*sandboxed{}, seen: map[int]time.Time{}}, err
 }
 
 // look is how often it looks for new sandboxes, which wait for it, and settle how long a process may take to become
@@ -120,16 +118,9 @@ func processes() func(yield func(int) bool) {
 	}
 }
 
-// initLine is the command line of a lambent-init.
-func initLine(name string) string { return "lambent-init\x00" + name + "\x00" }
-
 // isInit tells whether a process is a lambent-init, and not a function that one has just forked.
 func isInit(pid int, name string) bool {
-	called := func(pid int) bool {
-		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		return err == nil && string(raw) == initLine(name)
-	}
-	if !called(pid) {
+	if !called(pid, name) {
 		return false
 	}
 	stat, err := sandbox.Stat(pid)
@@ -137,7 +128,13 @@ func isInit(pid int, name string) bool {
 		return false
 	}
 	parent, err := strconv.Atoi(stat[1])
-	return err == nil && !called(parent)
+	return err == nil && !called(parent, name)
+}
+
+// called tells whether a process has the command line of a lambent-init.
+func called(pid int, name string) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && strings.HasPrefix(string(raw), "lambent-init\x00"+name+"\x00")
 }
 
 // follow reads the journal of the sandbox below init until its end.
@@ -176,7 +173,6 @@ func (s *instances) follow(ctx context.Context, init int) {
 	defer s.mu.Unlock()
 	if in.id != "" && ctx.Err() == nil {
 		delete(s.alive, in.id)
-		s.ended[in.id] = true
 	}
 }
 

@@ -78,7 +78,7 @@ func leftovers(data string) (map[string]int, error) {
 	}
 	left := map[string]int{"processes": 0, "mounts": 0, "cgroups": 0, "instances": 0}
 	for pid := range processes() {
-		if raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && string(raw) == initLine(name) {
+		if called(pid, name) {
 			left["processes"]++
 		}
 	}

@@ -98,6 +98,21 @@ type kind struct {
 	times                   []float64 // of the answered, in ms
 }
 
+// cut gives the instances that had read a request which was under way when the daemon was killed.
+func (l *ledger) cut() map[string]bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	busy := map[string]bool{}
+	for _, r := range l.requests {
+		if r.failure != nil && r.failure.crossed {
+			for _, instance := range r.accepted {
+				busy[instance] = true
+			}
+		}
+	}
+	return busy
+}
+
 // maxExamples is how many of what is wrong are told in full.
 const maxExamples = 8
 

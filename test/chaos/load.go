@@ -120,11 +120,17 @@ func (l *load) dial(ctx context.Context, network, address string) (net.Conn, err
 	}
 }
 
-// killed says when the daemon was killed.
-func (l *load) killed(s span) {
+// killing says that the daemon is being killed, until over is called.
+func (l *load) killing() (over func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.kills = append(l.kills, s)
+	i, now := len(l.kills), time.Now()
+	l.kills = append(l.kills, span{now, now.Add(patience)})
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.kills[i].to = time.Now()
+	}
 }
 
 // noticed is how long a client may take to see that an idle connection has gone.

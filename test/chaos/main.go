@@ -1,7 +1,7 @@
 // Command chaos breaks Lambent on purpose, under load, and counts on both sides what comes of it; soak lets it live
 // through much of everything. It runs in the repository root as root, after make build:
 //
-//	go run ./test/chaos [-short] deploy|kill|disk...
+//	go run ./test/chaos [-short] upgrade|deploy|kill|crash|disk|soak...
 package main
 
 import (
@@ -20,8 +20,10 @@ var scenarios = []struct {
 	name string
 	run  func(ctx context.Context, short bool) error
 }{
+	{"upgrade", upgrades},
 	{"deploy", deploys},
 	{"kill", kills},
+	{"crash", crashes},
 	{"disk", fullDisk},
 	{"soak", soak},
 }

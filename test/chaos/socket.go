@@ -75,7 +75,7 @@ func (c *conversation) fail(why *failure) {
 // dial opens the WebSocket, which is a request of its own. It gives nil when that has failed.
 func (c *conversation) dial(ctx context.Context) (*websocket.Conn, http.Header, net.Conn) {
 	id := c.load.id()
-	c.load.ledger.send(id, "socket")
+	c.load.ledger.send(id, "socket, to open")
 	var used net.Conn
 	var began time.Time
 	bound, cancel := context.WithTimeout(ctx, patience)

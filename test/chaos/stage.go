@@ -81,7 +81,10 @@ func (c scenario) run(ctx context.Context, short bool) (err error) {
 		return err
 	}
 	// What a first deploy opens for good is no leak.
-	if err := errors.Join(s.fleet.deployAll(ctx), s.fleet.remove(ctx)); err != nil {
+	if err := s.fleet.deployAll(ctx); err != nil {
+		return err
+	}
+	if err := s.fleet.remove(ctx); err != nil {
 		return err
 	}
 	before, err := s.quiet(ctx, 0)

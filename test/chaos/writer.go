@@ -20,6 +20,7 @@ type writer struct {
 	client *client.Client
 	code   string // digest of a bundle for static functions
 
+	turn    sync.Mutex       // held while one is written, or all are looked at
 	mu      sync.Mutex       // guards what follows
 	values  map[string][]int // by resource, what it may be: the last acknowledged value, and those whose fate nobody told
 	acked   int
@@ -52,6 +53,8 @@ func (w *writer) run(ctx context.Context) {
 }
 
 func (w *writer) one(ctx context.Context, value int) {
+	w.turn.Lock()
+	defer w.turn.Unlock()
 	kind := []string{"alias", "function", "secret"}[value%3]
 	resource := fmt.Sprintf("%s-%d", kind, value/3%names)
 	// A write is not cut short by the end of the scenario, so that its fate is known.
@@ -97,6 +100,8 @@ func (w *writer) set(ctx context.Context, kind, name string, value int) (stored 
 
 // missing tells which acknowledged writes are not there.
 func (w *writer) missing(ctx context.Context) (missing []string, err error) {
+	w.turn.Lock()
+	defer w.turn.Unlock()
 	secrets, err := w.client.Secrets(ctx, lambent.DefaultNamespace)
 	if err != nil {
 		return nil, err

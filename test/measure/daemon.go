@@ -2,6 +2,7 @@ package measure
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,8 +28,8 @@ type Daemon struct {
 	Client  *client.Client
 	Started time.Time // just before its exec
 
-	cmd  *exec.Cmd
-	args []string
+	process *process
+	args    []string
 }
 
 // Start runs bin/lambent with further arguments on the folder data, and returns when it serves. Its log goes to
@@ -49,36 +50,43 @@ func (d *Daemon) Restart(ctx context.Context) error {
 
 func (d *Daemon) start(ctx context.Context, functions, control string) error {
 	args := append([]string{"up", "--data", d.Data, "--listen", functions, "--control", control}, d.args...)
-	d.cmd = exec.CommandContext(ctx, "bin/lambent", args...)
-	d.cmd.Env = d.env()
+	cmd := exec.CommandContext(ctx, "bin/lambent", args...)
+	cmd.Env = d.env()
 	// Its log would stand in the middle of the report.
 	log, err := os.OpenFile(d.Log(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	d.cmd.Stderr = log
-	d.cmd.Cancel = func() error { return d.cmd.Process.Signal(syscall.SIGTERM) }
-	d.cmd.WaitDelay = 40 * time.Second
-	out, err := d.cmd.StdoutPipe()
+	cmd.Stderr = log
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 40 * time.Second
+	out, in, err := os.Pipe() // it outlives the process, as the one that takes its place does
 	if err != nil {
 		return err
 	}
+	cmd.Stdout = in
 	d.Started = time.Now()
-	if err := d.cmd.Start(); err != nil {
+	err = cmd.Start()
+	in.Close()
+	if err != nil {
+		out.Close()
 		return fmt.Errorf("%w: run make build first", err)
 	}
+	d.process = ofCommand(cmd)
 	serving := false
 	lines := bufio.NewScanner(out)
 	for !serving && lines.Scan() {
 		serving = strings.HasPrefix(lines.Text(), "serving")
 	}
 	if !serving {
-		failed := errors.Join(errors.New("lambent did not begin to serve"), d.cmd.Wait())
+		out.Close()
+		failed := errors.Join(errors.New("lambent did not begin to serve"), d.process.wait())
 		told, err := os.ReadFile(d.Log())
 		return errors.Join(failed, err, errors.New(string(told)))
 	}
 	go func() {
+		defer out.Close()
 		for lines.Scan() { // so that it never waits for us
 		}
 	}()
@@ -133,14 +141,46 @@ func With(ctx context.Context, f func(ctx context.Context, d *Daemon, dir string
 func (d *Daemon) Log() string { return d.Data + ".log" }
 
 // PID is its process.
-func (d *Daemon) PID() int { return d.cmd.Process.Pid }
+func (d *Daemon) PID() int { return d.process.pid }
 
 // Stop ends the daemon and waits for it.
 func (d *Daemon) Stop() error {
-	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return err
+	if err := syscall.Kill(d.process.pid, syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stop lambent: %w", errors.Join(err, d.process.wait()))
 	}
-	return d.cmd.Wait()
+	return d.process.wait()
+}
+
+// Kill ends it without a warning, and returns when it has ended.
+func (d *Daemon) Kill() error {
+	if err := syscall.Kill(d.process.pid, syscall.SIGKILL); err != nil {
+		return fmt.Errorf("kill lambent: %w", errors.Join(err, d.process.wait()))
+	}
+	_ = d.process.wait() // killed, it says
+	return nil
+}
+
+// Upgrade has another process take its place. The old one may go on for a while; wait returns when it has ended.
+func (d *Daemon) Upgrade(ctx context.Context) (wait func() error, err error) {
+	cmd := exec.CommandContext(ctx, "bin/lambent", "upgrade", "--data", d.Data, "--json")
+	cmd.Env = d.env()
+	var told bytes.Buffer
+	cmd.Stderr = &told
+	raw, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("lambent upgrade: %w: %s", err, &told)
+	}
+	var now struct{ PID int }
+	if err := json.Unmarshal(raw, &now); err != nil {
+		return nil, fmt.Errorf("lambent upgrade: %w: %s", err, raw)
+	}
+	next, err := ofPID(now.PID)
+	if err != nil {
+		return nil, err
+	}
+	old := d.process
+	d.process = next
+	return old.wait, nil
 }
 
 func (d *Daemon) env() []string {

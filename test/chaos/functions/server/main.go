@@ -72,7 +72,7 @@ func (r reading) Accept() (net.Conn, error) {
 type conn struct{ net.Conn }
 
 // target finds the id of a request. While it answers, package http reads one byte of what may come next by itself.
-var target = regexp.MustCompile(`^(?:P?OS|G?E)T [^ ]*\?id=([a-z0-9-]+)`)
+var target = regexp.MustCompile(`^(?:P?OS|G?E)T [^ ]*[?&]id=([a-z0-9-]+)`)
 
 func (c conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
