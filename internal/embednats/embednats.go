@@ -11,6 +11,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -44,10 +46,13 @@ type Options struct {
 
 // Server is a running NATS server.
 type Server struct {
-	dir    string
+	opts   Options
 	lock   *os.File
-	server *server.Server
+	server atomic.Pointer[server.Server]
 	conn   *nats.Conn
+
+	restore sync.Mutex // held by Restore and Close
+	stuck   bool       // a server does not come to an end with its start; guarded by restore
 }
 
 // Start runs a server on opts.Dir. NATS itself does not mind two servers on one directory, although they
@@ -62,8 +67,11 @@ func Start(opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{dir: opts.Dir, lock: lock}
-	err = s.start(opts)
+	s := &Server{opts: opts, lock: lock}
+	err = s.run()
+	if err == nil {
+		s.conn, err = nats.Connect("", nats.InProcessServer(s), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+	}
 	if err == nil {
 		return s, nil
 	}
@@ -89,14 +97,15 @@ func lockFile(path string) (*os.File, error) {
 	return f, nil
 }
 
-func (s *Server) start(opts Options) error {
+// run starts a NATS server.
+func (s *Server) run() error {
 	srv, err := server.NewServer(&server.Options{
 		ServerName:         "lambent",
 		DontListen:         true,
 		NoSigs:             true,
 		MaxPayload:         MaxPayload,
 		JetStream:          true,
-		StoreDir:           s.dir,
+		StoreDir:           s.opts.Dir,
 		SyncAlways:         true,
 		JetStreamMaxMemory: 1 << 30,
 		// The default is three quarters of what is free at the start, which would refuse to restore
@@ -106,57 +115,65 @@ func (s *Server) start(opts Options) error {
 	if err != nil {
 		return err
 	}
-	srv.SetLoggerV2(logger{opts.Logger}, false, false, false)
-	s.server = srv
+	srv.SetLoggerV2(logger{s.opts.Logger}, false, false, false)
+	s.server.Store(srv)
 	started := make(chan struct{})
 	go func() { defer close(started); srv.Start() }()
 	select {
 	case <-started:
-	case <-time.After(opts.StartTimeout):
-		return fmt.Errorf("%w (tried for %s)", ErrStuck, opts.StartTimeout)
+	case <-time.After(s.opts.StartTimeout):
+		s.stuck = true
+		return fmt.Errorf("%w (tried for %s)", ErrStuck, s.opts.StartTimeout)
 	}
-	if !srv.ReadyForConnections(opts.StartTimeout) || !srv.JetStreamEnabled() {
+	if !srv.ReadyForConnections(s.opts.StartTimeout) || !srv.JetStreamEnabled() {
 		return errors.New("NATS did not start; its log says why")
 	}
-	s.conn, err = nats.Connect("", nats.InProcessServer(srv), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
-	return err
+	return nil
 }
 
 // Conn is the connection into the server, shared by all users.
 func (s *Server) Conn() *nats.Conn { return s.conn }
 
-// Dial makes another connection into the server, on which the NATS protocol is spoken.
-func (s *Server) Dial() (net.Conn, error) { return s.server.InProcessConn() }
+// InProcessConn makes another connection into the server, on which the NATS protocol is spoken.
+func (s *Server) InProcessConn() (net.Conn, error) { return s.server.Load().InProcessConn() }
 
 // Dir is the directory that was given to [Start].
-func (s *Server) Dir() string { return s.dir }
+func (s *Server) Dir() string { return s.opts.Dir }
 
 // StreamDir is where the files of a stream are, whether or not the server knows the stream.
 func (s *Server) StreamDir(stream string) string {
-	return filepath.Join(s.dir, server.JetStreamStoreDir, server.DEFAULT_GLOBAL_ACCOUNT, "streams", stream)
+	return filepath.Join(s.opts.Dir, server.JetStreamStoreDir, server.DEFAULT_GLOBAL_ACCOUNT, "streams", stream)
 }
 
 // Close ends the connection and the server. It gives an error if the server is still busy after 10 s; what
 // was acknowledged is safe then, too.
 func (s *Server) Close() error {
 	defer s.lock.Close()
+	s.restore.Lock()
+	defer s.restore.Unlock()
 	if s.conn != nil {
 		s.conn.Close()
 	}
-	if s.server == nil {
+	if s.server.Load() == nil {
 		return nil
 	}
+	return s.stop()
+}
+
+// stop ends the NATS server.
+func (s *Server) stop() error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.server.Shutdown()
-		s.server.WaitForShutdown()
+		srv := s.server.Load()
+		srv.Shutdown()
+		srv.WaitForShutdown()
 	}()
 	select {
 	case <-done:
 		return nil
 	case <-time.After(closeTimeout):
-		return fmt.Errorf("NATS on %s did not stop within %s", s.dir, closeTimeout)
+		return fmt.Errorf("NATS on %s did not stop within %s", s.opts.Dir, closeTimeout)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"runtime"
 	"testing"
 	"time"
 
@@ -54,6 +55,46 @@ func TestKeepsWhatWasAcknowledged(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Logf("closed in %s", time.Since(begin))
+	}
+}
+
+// What a restart of JetStream inside the server leaves in place: connections, what was acknowledged, and no goroutine.
+func TestRestore(t *testing.T) {
+	s := start(t, t.TempDir(), io.Discard)
+	js, err := jetstream.New(s.Conn())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Fault("S"); err != nil {
+		t.Errorf("a healthy stream: %v", err)
+	}
+	if err := s.Fault("none"); err == nil {
+		t.Error("no fault of a stream that is not there")
+	}
+	goroutines := 0
+	for round := range uint64(5) {
+		if _, err := js.Publish(t.Context(), "s", []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Restore(); err != nil {
+			t.Fatal(err)
+		}
+		stream, err := js.Stream(t.Context(), "S")
+		if err != nil || stream.CachedInfo().State.Msgs != round+1 {
+			t.Fatalf("round %d: %+v, %v", round, stream, err)
+		}
+		if round == 0 {
+			goroutines = runtime.NumGoroutine()
+		}
+	}
+	if n := runtime.NumGoroutine(); n > goroutines+2 { // some come and go
+		t.Errorf("%d goroutines, %d after the first round", n, goroutines)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

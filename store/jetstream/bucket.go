@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,7 @@ const (
 // bucket speaks to a JetStream KV bucket. It publishes and reads messages itself, because the KV client
 // has neither atomic batches of writes nor reads in batches.
 type bucket struct {
+	server *embednats.Server
 	conn   *nats.Conn
 	dial   func() (net.Conn, error) // another connection
 	js     jetstream.JetStream
@@ -50,7 +52,7 @@ func newBucket(server *embednats.Server, name string) (*bucket, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &bucket{conn: server.Conn(), dial: server.Dial, js: js, stream: "KV_" + name, prefix: "$KV." + name + "."}, nil
+	return &bucket{server: server, conn: server.Conn(), dial: server.InProcessConn, js: js, stream: "KV_" + name, prefix: "$KV." + name + "."}, nil
 }
 
 // create makes the stream, whose first message will have sequence first, configured as KV buckets are, but
@@ -304,17 +306,39 @@ func (b *bucket) message(w *write) *nats.Msg {
 	return m
 }
 
+// faultEvery is how often a publish that waits looks whether the server is not going to answer.
+const faultEvery = 200 * time.Millisecond
+
 // request publishes m and checks that it was acknowledged with sequence seq.
 func (b *bucket) request(ctx context.Context, m *nats.Msg, seq uint64) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go b.awaitFault(ctx, cancel)
 	answer, err := b.conn.RequestMsgWithContext(ctx, m)
 	if err != nil {
-		return err
+		return cmp.Or(context.Cause(ctx), err)
 	}
 	got, err := parseAnswer(answer.Data)
 	if err == nil && got != seq {
 		err = fmt.Errorf("unexpected answer of the server: %s", answer.Data)
 	}
 	return err
+}
+
+func (b *bucket) awaitFault(ctx context.Context, found context.CancelCauseFunc) {
+	look := time.NewTicker(faultEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-look.C:
+			if err := b.server.Fault(b.stream); err != nil {
+				found(err)
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // parseAnswer gives the sequence that the server acknowledges, where it does, or the error that it tells of.

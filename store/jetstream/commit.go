@@ -3,6 +3,7 @@ package jetstream
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -58,12 +59,17 @@ func (s *Store) write(ctx context.Context, w *write) (uint64, error) {
 // share the next one.
 func (s *Store) commitLoop() {
 	s.sweep()
+	retry := time.NewTicker(repairEvery)
+	defer retry.Stop()
 	var waiting []*write
 	for {
 		if len(waiting) == 0 {
 			select {
 			case w := <-s.writes:
 				waiting = append(waiting, w)
+			case <-retry.C:
+				s.retry()
+				continue
 			case <-s.closing:
 				return
 			}
@@ -116,7 +122,7 @@ func (s *Store) commit(batch []*write) {
 		}
 		return
 	}
-	full := s.checkReserve()
+	full, fuller := s.checkReserve(s.opts.Reserve), s.checkReserve(s.opts.Reserve/deletesReserve)
 	changes := make([]*write, 0, len(batch))
 	for _, w := range batch {
 		w.previous = s.live[w.key]
@@ -127,6 +133,8 @@ func (s *Store) commit(batch []*write) {
 			w.done <- store.ErrConflict
 		case !w.deleted && full != nil:
 			w.done <- full
+		case fuller != nil:
+			w.done <- fuller
 		default:
 			changes = append(changes, w)
 		}
@@ -144,6 +152,7 @@ func (s *Store) commit(batch []*write) {
 func (s *Store) append(changes []*write) error {
 	s.behind = true
 	if err := s.bucket.publish(s.ctx, changes, s.acked.Last); err != nil {
+		s.fail()
 		return fmt.Errorf("%w: %w", errOutcome, err)
 	}
 	events := make([]store.Event, len(changes))
@@ -186,6 +195,11 @@ func (s *Store) acknowledge(changes []store.Event) error {
 // catchUp acknowledges what a commit that failed half way has left in the stream. No key is in there twice,
 // because there was no other commit since.
 func (s *Store) catchUp() error {
+	if s.broken != nil {
+		if err := s.repair(); err != nil {
+			return err
+		}
+	}
 	if !s.behind {
 		return nil
 	}
@@ -199,14 +213,17 @@ func (s *Store) catchUp() error {
 	return s.acknowledge(changes)
 }
 
-func (s *Store) checkReserve() error {
+// deletesReserve is what part of the reserve deletes leave.
+const deletesReserve = 64
+
+func (s *Store) checkReserve(reserve int64) error {
 	var fs unix.Statfs_t
 	dir := s.opts.Server.Dir()
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return fmt.Errorf("statfs %s: %w", dir, err)
 	}
-	if free := int64(fs.Bavail) * fs.Bsize; free < s.opts.Reserve {
-		return fmt.Errorf("%w: %s has %d MiB free, the reserve is %d MiB", store.ErrFull, dir, free>>20, s.opts.Reserve>>20)
+	if free := int64(fs.Bavail) * fs.Bsize; free < reserve {
+		return fmt.Errorf("%w: %s has %d MiB free, the reserve is %d MiB", store.ErrFull, dir, free>>20, reserve>>20)
 	}
 	return nil
 }
@@ -221,6 +238,10 @@ func (s *Store) sweep() {
 	}
 	s.mu.Unlock()
 	if len(dead) < sweepSize {
+		return
+	}
+	if err := s.checkReserve(s.opts.Reserve); err != nil { // NATS needs room to make room
+		s.opts.Logger.Warn("messages of deleted keys stay until the next start", "err", err)
 		return
 	}
 	for key, seq := range dead {

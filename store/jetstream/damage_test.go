@@ -236,9 +236,11 @@ func TestCrashBeforeWatermark(t *testing.T) {
 	}
 }
 
+const writerEnv = "LAMBENT_TEST_WRITER"
+
 // TestKilledWriter kills a process in the midst of its writes, several times over one directory.
 func TestKilledWriter(t *testing.T) {
-	if dir := os.Getenv("LAMBENT_TEST_WRITER"); dir != "" {
+	if dir := os.Getenv(writerEnv); dir != "" {
 		writeForever(t, dir)
 		return
 	}
@@ -246,7 +248,7 @@ func TestKilledWriter(t *testing.T) {
 	acked := map[string]uint64{} // the last acknowledged revision of each key
 	for round := range 6 {
 		child := exec.Command(os.Args[0], "-test.run=^TestKilledWriter$", "-test.timeout=2m")
-		child.Env = append(os.Environ(), "LAMBENT_TEST_WRITER="+dir)
+		child.Env = append(os.Environ(), writerEnv+"="+dir)
 		child.Stderr = os.Stderr
 		out, err := child.StdoutPipe()
 		check(t, err)
@@ -286,7 +288,9 @@ func writeForever(t *testing.T, dir string) {
 				key := fmt.Sprintf("k.%d.%d", w, i%25)
 				revision, err := n.Put(t.Context(), key, make([]byte, 300), store.Any)
 				if err != nil {
-					return
+					fmt.Printf("refused %v\n", err)
+					time.Sleep(time.Millisecond)
+					continue
 				}
 				fmt.Printf("acked %s %d\n", key, revision) // one write, so lines of goroutines do not mix
 			}

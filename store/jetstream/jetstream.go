@@ -6,7 +6,8 @@
 // sequence, and the number and a sum of all live (key, revision) pairs. A write is acknowledged when both
 // the stream and the watermark are on the disk. Only one batch of writes, in which no key occurs twice, is
 // ever under way, and each message says which revision it replaces. So whatever the moment of a crash, [Open] can
-// take the messages behind the watermark back, and compare what is left with it: see read.
+// take the messages behind the watermark back, and compare what is left with it: see read. A write that fails for the
+// disk, because it is full or broken, is followed by the same look at the disk before the next: see repair.
 package jetstream
 
 import (
@@ -32,8 +33,8 @@ const DefaultReserve = 256 << 20
 type Options struct {
 	Server *embednats.Server
 	Bucket string // a JetStream bucket name
-	// Reserve is the free space in bytes that puts leave on the file system: NATS stops a stream for good
-	// when its disk is full. Deletes go on. 0 means DefaultReserve.
+	// Reserve is the free space in bytes that puts leave on the file system, so that a full disk is the end of
+	// writes and of nothing else. Deletes leave a 64th of it. 0 means DefaultReserve.
 	Reserve int64
 	// AcceptLoss opens a store that lost acknowledged writes: what is left is written anew, and the damaged
 	// files are kept beside it. See [ErrDamaged].
@@ -60,9 +61,12 @@ type Store struct {
 	dead   map[string]uint64 // deleted keys, and the sequences of the messages that say so
 	acked  state             // what the watermark says
 	behind bool              // a commit failed half way: the stream may be ahead of acked
+	broken *breakage         // the stream takes no writes; nil if it does
 	opened []store.Entry     // all entries as Open has read them; nil once they changed, or after openedLife
 
 	forget *time.Timer // of opened
+
+	repairing sync.RWMutex // held for writing while the server does not answer
 }
 
 var _ store.Store = (*Store)(nil)
@@ -102,7 +106,9 @@ func (s *Store) Get(ctx context.Context, key string) (store.Entry, error) {
 	if err := s.usable(ctx); err != nil {
 		return store.Entry{}, err
 	}
+	s.repairing.RLock()
 	m, err := s.bucket.get(ctx, key)
+	s.repairing.RUnlock()
 	if err == nil && m.Deleted {
 		err = store.ErrNotFound
 	}

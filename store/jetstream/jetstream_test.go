@@ -10,14 +10,19 @@ import (
 
 	js "github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"lambent/internal/embednats"
 	"lambent/store"
 	"lambent/store/jetstream"
 	"lambent/store/storetest"
+	"lambent/test/fault"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	fault.Launch()
+	goleak.VerifyTestMain(m)
+}
 
 // node is a store with its server; Close closes both.
 type node struct {
@@ -66,21 +71,29 @@ func tryOpen(t *testing.T, dir string, opts jetstream.Options) (node, error) {
 	return node{s, server}, err
 }
 
-func TestFullDisk(t *testing.T) {
-	dir := t.TempDir()
-	n := open(t, dir)
-	_, err := n.Put(t.Context(), "k", nil, 0)
-	check(t, err)
-	check(t, n.Close())
-	n, err = tryOpen(t, dir, jetstream.Options{Reserve: math.MaxInt64})
-	check(t, err)
-	if _, err := n.Put(t.Context(), "k", nil, store.Any); !errors.Is(err, store.ErrFull) {
-		t.Errorf("put: %v", err)
+func TestReserve(t *testing.T) {
+	var fs unix.Statfs_t
+	check(t, unix.Statfs(t.TempDir(), &fs))
+	free := int64(fs.Bavail) * fs.Bsize
+	for _, c := range []struct {
+		reserve     int64
+		put, delete error
+	}{{free / 2, nil, nil}, {2 * free, store.ErrFull, nil}, {math.MaxInt64, store.ErrFull, store.ErrFull}} {
+		dir := t.TempDir()
+		n := open(t, dir)
+		_, err := n.Put(t.Context(), "k", nil, 0)
+		check(t, err)
+		check(t, n.Close())
+		n, err = tryOpen(t, dir, jetstream.Options{Reserve: c.reserve})
+		check(t, err)
+		if _, err := n.Put(t.Context(), "k", nil, store.Any); !errors.Is(err, c.put) {
+			t.Errorf("put with a reserve of %d: %v", c.reserve, err)
+		}
+		if _, err := n.Delete(t.Context(), "k", store.Any); !errors.Is(err, c.delete) {
+			t.Errorf("delete with a reserve of %d: %v", c.reserve, err)
+		}
+		check(t, n.Close())
 	}
-	if _, err := n.Delete(t.Context(), "k", store.Any); err != nil {
-		t.Errorf("delete: %v", err)
-	}
-	check(t, n.Close())
 }
 
 // TestBucket reads the store as an ordinary KV bucket, and writes to it behind the store's back.

@@ -45,13 +45,12 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(opts.Server.Dir(), opts.Bucket+".watermark")
-	o := &opening{Options: opts, bucket: b, path: path, dir: opts.Server.StreamDir(b.stream)}
+	o := newOpening(opts, b)
 	found, err := o.open(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", opts.Bucket, err)
 	}
-	mark, err := openWatermark(path)
+	mark, err := openWatermark(o.path)
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +63,11 @@ type opening struct {
 	bucket *bucket
 	path   string // of the watermark
 	dir    string // of the stream
+}
+
+func newOpening(opts Options, b *bucket) *opening {
+	path := filepath.Join(opts.Server.Dir(), opts.Bucket+".watermark")
+	return &opening{Options: opts, bucket: b, path: path, dir: opts.Server.StreamDir(b.stream)}
 }
 
 func (o *opening) open(ctx context.Context) (*contents, error) {

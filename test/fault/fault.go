@@ -37,6 +37,7 @@ type Rule func(c *Call) Verdict
 type Verdict struct {
 	Delay time.Duration // before the rest
 	Errno unix.Errno    // fail it with this, and do nothing
+	Lose  bool          // with an Errno, of a sync: what was written to the file since its last sync becomes zeros
 	Tear  bool          // of a pwrite64: write the first half only, then kill
 	Kill  bool          // kill the process, as by kill -9, before the call
 }
@@ -52,6 +53,7 @@ type Process struct {
 	rule   Rule
 	trace  []*Call
 	asked  int
+	dirty  map[string][]span // by path: what was written since the last sync
 	killed bool
 
 	working sync.WaitGroup
@@ -69,7 +71,7 @@ func Start(ctx context.Context, cmd *exec.Cmd, dir string, rule Rule) (*Process,
 	if err != nil {
 		return nil, errors.Join(err, notify.Close(), cmd.Process.Kill())
 	}
-	p := &Process{dir: dir, pid: cmd.Process.Pid, notify: notify, stop: stop, rule: rule}
+	p := &Process{dir: dir, pid: cmd.Process.Pid, notify: notify, stop: stop, rule: rule, dirty: map[string][]span{}}
 	forget := context.AfterFunc(ctx, func() { stop.Close() })
 	p.working.Go(func() {
 		p.supervise(ended)

@@ -60,6 +60,7 @@ func TestFaults(t *testing.T) {
 	}{
 		{name: "none", rule: func(*fault.Call) fault.Verdict { return fault.Verdict{} }, content: "0123456789"},
 		{name: "failing fsync", rule: at("fsync", fault.Verdict{Errno: syscall.EIO}), out: "input/output error", left: "0123456789"},
+		{name: "lost writes", rule: at("fsync", fault.Verdict{Errno: syscall.EIO, Lose: true}), out: "input/output error", left: strings.Repeat("\x00", 10)},
 		{name: "full disk", rule: at("pwrite64", fault.Verdict{Errno: syscall.ENOSPC}), out: "no space left"},
 		{name: "no file", rule: at("openat", fault.Verdict{Errno: syscall.ENOSPC}), out: "no space left"},
 		{name: "slow disk", rule: at("fsync", fault.Verdict{Delay: 300 * time.Millisecond}), content: "0123456789", slow: 300 * time.Millisecond},

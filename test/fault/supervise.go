@@ -89,11 +89,20 @@ func (p *Process) carryOut(q *question, call *Call, v Verdict) {
 		_ = unix.Kill(p.pid, unix.SIGKILL) // an error means that another verdict was faster
 		return                             // nobody waits for an answer
 	case v.Errno != 0:
+		if v.Lose {
+			p.lose(call.Path)
+		}
 		p.answer(q.id, v.Errno)
 		return
 	}
 	p.mu.Lock()
 	p.trace = append(p.trace, call)
+	switch call.Name {
+	case "pwrite64":
+		p.dirty[call.Path] = append(p.dirty[call.Path], span{int64(q.args[3]), int64(q.args[2])})
+	case "fsync", "fdatasync":
+		delete(p.dirty, call.Path)
+	}
 	p.mu.Unlock()
 	p.answer(q.id, 0)
 }
@@ -180,6 +189,24 @@ func (p *Process) text(address uint64) string {
 	n, _ := memory.ReadAt(raw, int64(address)) // less than all, where what is mapped ends
 	text, _, _ := bytes.Cut(raw[:n], []byte{0})
 	return string(text)
+}
+
+// span is a part of a file, in bytes.
+type span struct{ from, size int64 }
+
+// lose does what a disk does that fails a sync: what it should have written is not there when it is read again.
+func (p *Process) lose(path string) {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return // it has been removed
+	}
+	defer f.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.dirty[path] {
+		_, _ = f.WriteAt(make([]byte, s.size), s.from)
+	}
+	delete(p.dirty, path)
 }
 
 // tear writes the first half of what a pwrite64 wants to.
