@@ -165,7 +165,7 @@ func (c *Conn) RoundTrip(req *Request, d Deadlines) (*Response, error) {
 		}
 		return nil, err
 	}
-	if !req.IsSmall() {
+	if !req.small {
 		req.free()
 	}
 	if err := x.readHead(req); err != nil {
@@ -176,7 +176,7 @@ func (c *Conn) RoundTrip(req *Request, d Deadlines) (*Response, error) {
 		case errors.Is(err, ErrUnaccepted):
 			c.begun = false
 			c.sent.Store(0)
-		case !errors.As(err, &closed) || closed.Unread == 0:
+		case !errors.As(err, &closed) || !closed.Unread:
 			req.free()
 		}
 		return nil, err
@@ -203,11 +203,10 @@ func (x *exchange) begin(req *Request) error {
 	}
 	c.used, c.idle = true, false
 	c.active.Store(int64(time.Since(c.born)))
-	x.piece = len(req.wire)
 	n, err := x.write(req.wire)
 	c.begun = n > 0
 	switch {
-	case err == nil && req.IsSmall():
+	case err == nil && req.small:
 		c.sent.Store(req.ContentLength)
 	case err == nil:
 	case c.reason() != nil:
@@ -281,7 +280,6 @@ type exchange struct {
 	c      *Conn
 	d      Deadlines
 	sender *sender // nil unless the body is sent on its own
-	piece  int     // bytes of the request that went out at once, before what sender sends
 	unsent bool    // the socket failed within the head
 
 	answered  atomic.Bool // the final head is there: Idle counts, FirstByte does not
@@ -402,12 +400,9 @@ func (x *exchange) explain(err error) error {
 
 // unread gives ClosedError.Unread for err of a read. A unix socket that is closed resets the other side if there is
 // something in it that was not read, and never else.
-func (x *exchange) unread(err error) int {
-	if !errors.Is(err, syscall.ECONNRESET) || x.heard || x.unsent || x.piece > pageSize || !x.c.isUnix() ||
-		x.sender != nil && x.sender.begun.Load() {
-		return 0
-	}
-	return x.piece
+func (x *exchange) unread(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) && !x.heard && !x.unsent && x.c.isUnix() &&
+		(x.sender == nil || !x.sender.begun.Load())
 }
 
 var _ io.ReadCloser = (*exchange)(nil)

@@ -44,9 +44,9 @@ var ErrUnaccepted = fmt.Errorf("nobody has accepted the connection: %w: %w", Err
 // ClosedError means that the peer went away before its response was complete.
 type ClosedError struct {
 	Answering bool // some of the response had come
-	// Unread is how many bytes went out in one piece, at most 32 KiB, of which the peer had not read the last: the head,
-	// with a small body. It is 0 when that is not known. Unix sockets alone tell.
-	Unread int
+	// Unread means that the peer had not read the last byte of what goes out in one piece: the head, with a small body.
+	// Unix sockets alone tell.
+	Unread bool
 	Err    error // io.ErrUnexpectedEOF, or what the socket gave
 }
 

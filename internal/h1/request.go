@@ -2,6 +2,7 @@ package h1
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"net/http"
@@ -36,8 +37,12 @@ type Request struct {
 	// Trailer announces its keys; what it holds once Body gave io.EOF is sent.
 	Trailer http.Header
 	Upgrade string // protocol to ask for, or ""
+	// Piece is up to how many bytes a head and its body are sent together, of a peer that reads so many at once; 0 is the
+	// most, 32 KiB.
+	Piece int
 
-	wire []byte // head and small body, kept until they are known to be taken
+	wire  []byte // head and small body, kept until they are known to be taken
+	small bool   // the body goes out with the head; set together with wire
 }
 
 // Field is one field of a head.
@@ -48,18 +53,13 @@ func (r *Request) chunked() bool {
 	return r.Body != nil && (r.ContentLength < 0 || r.ContentLength > 0 && len(r.Trailer) > 0)
 }
 
-// IsSmall tells whether the body goes out with the head.
-func (r *Request) IsSmall() bool {
-	return r.ContentLength > 0 && r.ContentLength <= smallBody && len(r.Trailer) == 0
-}
-
 // streams tells whether the body goes out on its own.
-func (r *Request) streams() bool { return r.Body != nil && r.ContentLength != 0 && !r.IsSmall() }
+func (r *Request) streams() bool { return r.Body != nil && r.ContentLength != 0 && !r.small }
 
 // Untaken gives a copy of the body if it was read although no peer took the request, which ErrNotSent and
 // ClosedError.Unread tell; nil if it can still be read.
 func (r *Request) Untaken() []byte {
-	if r.wire == nil || !r.IsSmall() {
+	if r.wire == nil || !r.small {
 		return nil
 	}
 	return bytes.Clone(r.wire[len(r.wire)-int(r.ContentLength):])
@@ -191,7 +191,9 @@ func appendField(b []byte, name, value string) ([]byte, error) {
 func (c *Conn) prepare(req *Request, d Deadlines) error {
 	page := newPage()
 	b, err := req.appendHead(page[:0])
-	if err == nil && req.IsSmall() {
+	req.small = req.ContentLength > 0 && req.ContentLength <= smallBody && len(req.Trailer) == 0 &&
+		len(b)+int(req.ContentLength) <= min(cmp.Or(req.Piece, pageSize), pageSize)
+	if err == nil && req.small {
 		b, err = c.readSmall(b, req, d)
 	}
 	if err != nil || cap(b) != pageSize {
@@ -217,9 +219,6 @@ func (c *Conn) readSmall(b []byte, req *Request, d Deadlines) ([]byte, error) {
 		defer c.timer.Stop()
 	}
 	head := len(b)
-	if need := head + int(req.ContentLength); need > cap(b) {
-		b = append(make([]byte, 0, need), b...)
-	}
 	b = b[:head+int(req.ContentLength)]
 	_, err := io.ReadFull(req.Body, b[head:])
 	switch cause := c.reason(); {

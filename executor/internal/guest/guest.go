@@ -32,6 +32,8 @@ const (
 	settle = 500 * time.Millisecond
 	// maxReport is the size of the error reports that a shim may send.
 	maxReport = 256 << 10
+	// gulp is what every server reads at once that we know of, if there is so much. Our shims read 64 KiB.
+	gulp = 2 << 10
 )
 
 // Options says what the instance is and what its tier wants to know. All but DialPort are needed.
@@ -59,7 +61,7 @@ type Options struct {
 type Client struct {
 	o      Options
 	server bool            // the code is a server of its own; otherwise our shim answers
-	gulps  bool            // it reads at least 64 KiB at a time, if there is as much
+	gulps  bool            // it reads 64 KiB at a time, if there is as much
 	raw    bool            // the code takes requests as they are, and may switch protocols
 	dialer dialer          // of all connections, as Ready has found out
 	onPort bool            // it is DialPort

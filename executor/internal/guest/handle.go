@@ -40,6 +40,9 @@ func (c *Client) Handle(ctx context.Context, inv *lambent.Invocation, deadline t
 		Header: inv.Header, Extra: extra, Skip: isOurs,
 		ContentLength: inv.ContentLength, Body: inv.Body, Trailer: inv.Trailer,
 	}
+	if !c.gulps {
+		x.req.Piece = gulp
+	}
 	if c.raw {
 		x.req.Upgrade = inv.Upgrade
 	}
@@ -92,7 +95,7 @@ func (x *call) roundTrip(deadline time.Time) (*h1.Response, error) {
 	d := h1.Deadlines{FirstByte: time.Now().Add(limits.FirstByte.D()), Total: deadline, Idle: limits.Idle.D()}
 	if conn := x.client.take(); conn != nil {
 		answer, err := x.try(conn, d)
-		if !errors.Is(err, h1.ErrNotSent) && !x.isUnseen(err) { // it may have hung up for having nothing to do
+		if !errors.Is(err, h1.ErrNotSent) && !isUnseen(err) { // it may have hung up for having nothing to do
 			return answer, err
 		}
 		x.stop()
@@ -116,14 +119,11 @@ func (x *call) try(conn *h1.Conn, d h1.Deadlines) (*h1.Response, error) {
 	return conn.RoundTrip(&x.req, d)
 }
 
-// isUnseen tells whether err means that the function has not seen the request although it was sent. One that has not
-// read the end of a head does nothing yet. And what came in one piece is read in one piece: our shims read 64 KiB at
-// a time, and there is no server in use that reads less than gulp.
-func (x *call) isUnseen(err error) bool {
-	const gulp = 2 << 10
+// isUnseen tells whether err means that the function has not seen the request although it was sent: it has read no
+// more of it than a part of its head.
+func isUnseen(err error) bool {
 	var closed *h1.ClosedError
-	return errors.As(err, &closed) && closed.Unread > 0 &&
-		(closed.Unread <= gulp || x.client.gulps || !x.req.IsSmall())
+	return errors.As(err, &closed) && closed.Unread
 }
 
 func (x *call) explain(err error) *lambent.Error {
@@ -152,7 +152,7 @@ func (x *call) fail(err error) error {
 	switch {
 	case busy:
 		return fmt.Errorf("%w: %w", e, executor.ErrBusy)
-	case errors.Is(err, h1.ErrNotSent), x.isUnseen(err) && isDead(e):
+	case errors.Is(err, h1.ErrNotSent), isUnseen(err) && isDead(e):
 		if body := x.req.Untaken(); body != nil { // for the next instance
 			x.inv.Body = io.NopCloser(bytes.NewReader(body))
 		}
