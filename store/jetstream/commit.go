@@ -228,27 +228,36 @@ func (s *Store) checkReserve(reserve int64) error {
 	return nil
 }
 
-// sweep removes the messages of deleted keys from the stream once there are enough of them, but for its last
-// message, which keeps the last sequence on the disk.
+// sweep has the messages of deleted keys removed from the stream once there are enough of them, but for its last
+// message, which keeps the last sequence on the disk. Each takes a sync of the disk, so writes go on meanwhile.
 func (s *Store) sweep() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.dead) < sweepSize || s.sweeping || s.checkReserve(s.opts.Reserve) != nil { // NATS needs room to make room
+		return
+	}
 	dead, last := s.dead, s.acked.Last
-	if len(dead) >= sweepSize {
-		s.dead = map[string]uint64{}
-	}
-	s.mu.Unlock()
-	if len(dead) < sweepSize {
-		return
-	}
-	if err := s.checkReserve(s.opts.Reserve); err != nil { // NATS needs room to make room
-		s.opts.Logger.Warn("messages of deleted keys stay until the next start", "err", err)
-		return
-	}
+	s.dead, s.sweeping = map[string]uint64{}, true
+	s.running.Go(func() {
+		s.purge(dead, last)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.sweeping = false
+	})
+}
+
+func (s *Store) purge(dead map[string]uint64, last uint64) {
 	for key, seq := range dead {
+		if s.usable(s.ctx) != nil {
+			return
+		}
 		if seq == last {
 			continue
 		}
-		if err := s.bucket.purge(s.ctx, key, seq); err != nil {
+		s.repairing.RLock()
+		err := s.bucket.purge(s.ctx, key, seq)
+		s.repairing.RUnlock()
+		if err != nil {
 			s.opts.Logger.Warn("messages of deleted keys stay until the next start", "err", err)
 			return
 		}

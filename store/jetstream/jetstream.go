@@ -56,13 +56,14 @@ type Store struct {
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 
-	mu     sync.Mutex // held for the whole of a commit
-	live   map[string]uint64
-	dead   map[string]uint64 // deleted keys, and the sequences of the messages that say so
-	acked  state             // what the watermark says
-	behind bool              // a commit failed half way: the stream may be ahead of acked
-	broken *breakage         // the stream takes no writes; nil if it does
-	opened []store.Entry     // all entries as Open has read them; nil once they changed, or after openedLife
+	mu       sync.Mutex // held for the whole of a commit
+	live     map[string]uint64
+	dead     map[string]uint64 // deleted keys, and the sequences of the messages that say so
+	acked    state             // what the watermark says
+	behind   bool              // a commit failed half way: the stream may be ahead of acked
+	broken   *breakage         // the stream takes no writes; nil if it does
+	sweeping bool              // messages of deleted keys are being removed
+	opened   []store.Entry     // all entries as Open has read them; nil once they changed, or after openedLife
 
 	forget *time.Timer // of opened
 
