@@ -101,6 +101,10 @@ func (a *app) printWhy(w io.Writer, r *lambent.Record, lines []lambent.LogLine) 
 	if r.Error != nil {
 		outcome = fmt.Sprintf("%s, the fault is the %s's", r.Error.Code, r.Error.Fault)
 	}
+	attempt := ""
+	if r.Attempt > 1 {
+		attempt = fmt.Sprintf(", attempt %d after an instance died with it", r.Attempt)
+	}
 	at := ""
 	if r.Alias != "" && r.Alias != lambent.LatestAlias {
 		at = ":" + r.Alias
@@ -109,7 +113,7 @@ func (a *app) printWhy(w io.Writer, r *lambent.Record, lines []lambent.LogLine) 
 		{"invocation", r.ID},
 		{"function", r.Namespace + "/" + r.Function + at + "@" + r.Revision},
 		{"request", fmt.Sprintf("%s %s, by %s at %s", r.Method, r.Path, r.Trigger, r.Accepted.Local().Format("2006-01-02 15:04:05.000"))},
-		{"instance", cmp.Or(r.Instance, "none reached") + ", " + start},
+		{"instance", cmp.Or(r.Instance, "none reached") + ", " + start + attempt},
 		{"bytes", fmt.Sprintf("%d in, %d out", r.BytesIn, r.BytesOut)},
 		{"outcome", outcome},
 	}

@@ -39,6 +39,9 @@ func (s *server) environment(r *http.Request) ([]string, error) {
 	if kind := h.Get("Content-Type"); kind != "" {
 		env["CONTENT_TYPE"] = kind
 	}
+	if attempt := h.Get("Lambent-Attempt"); attempt != "" {
+		env["LAMBENT_ATTEMPT"] = attempt
+	}
 	if route, err := url.PathUnescape(h.Get("Lambent-Route")); err == nil && route != "" {
 		env["LAMBENT_ROUTE"], env["LAMBENT_PATH_PARAMETERS"] = route, h.Get("Lambent-Path-Parameters")
 	}
