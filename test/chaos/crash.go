@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"lambent/test/measure"
@@ -18,58 +16,34 @@ func crashes(ctx context.Context, short bool) error {
 	if short {
 		count = 3
 	}
-	var gone []*sandboxed
-	var anew int
+	var fates fates
 	return scenario{name: "crash", excuse: byCrash, play: func(ctx context.Context, s *stage) error {
 		s.load.patient.Store(true)
-		w, err := newWriter(ctx, s.daemon.Client)
-		if err != nil {
-			return err
-		}
-		writing, stop := context.WithTimeout(ctx, s.length)
-		defer stop()
-		stopped := make(chan struct{})
-		go func() {
-			defer close(stopped)
-			w.run(writing)
-		}()
 		var first []float64
-		var missing []string
-		err = s.each(ctx, count, func(int) error {
-			before := s.instances.list()
-			answered, err := s.crash(ctx)
-			if err != nil {
-				return err
-			}
-			first = append(first, measure.MS(answered))
-			lost, err := w.missing(ctx)
-			missing = append(missing, lost...)
-			time.Sleep(time.Second) // for what the new process does not want to end
-			after := s.instances.list()
-			gone = append(gone, ended(before, after)...)
-			anew += len(ended(after, before))
-			return err
+		err := s.written(ctx, func(w *writer) error {
+			return s.each(ctx, count, func(int) error {
+				err := fates.across(s, func() error {
+					answered, err := s.crash(ctx)
+					first = append(first, measure.MS(answered))
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				return w.check(ctx)
+			})
 		})
-		<-stopped
 		if err != nil {
 			return err
 		}
-		lost, err := w.missing(ctx)
-		missing = append(missing, lost...)
 		s.report.Notes["restarts"] = fmt.Sprintf("%d, first answers after %.0f ms", len(first), first)
-		s.report.Notes["writer"] = fmt.Sprintf("%d acknowledged, %d of an unknown fate", w.acked, len(w.unclear))
-		for i, what := range missing[:min(maxExamples, len(missing))] {
-			s.report.Notes["missing "+strconv.Itoa(i+1)] = what
-		}
-		s.none("writes_missing", len(missing))
 		s.report.AtMost("chaos_crash_first_answer", slices.Max(first)/1000, "s", 1)
-		return errors.Join(err, w.remove(ctx))
+		return nil
 	}, after: func(_ context.Context, s *stage) error {
 		busy := s.ledger.cut()
-		s.report.Notes["instances"] = fmt.Sprintf("%d ended with the daemon, %d were started anew", len(gone), anew)
-		s.none("instances_lost", len(slices.DeleteFunc(gone, func(in *sandboxed) bool {
+		fates.tell(s, func(in *sandboxed) bool {
 			return in.function == "handler" && busy[in.id] // it could serve nothing else before it came to an end
-		})))
+		})
 		return nil
 	}}.run(ctx, short)
 }

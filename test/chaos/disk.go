@@ -3,15 +3,11 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"syscall"
 	"time"
 
-	"lambent"
 	"lambent/store/jetstream"
 )
 
@@ -23,50 +19,32 @@ func fullDisk(ctx context.Context, short bool) error {
 		full = 6 * time.Second
 	}
 	return scenario{name: "disk", disk: jetstream.DefaultReserve + 256<<20, play: func(ctx context.Context, s *stage) error {
-		w, err := newWriter(ctx, s.daemon.Client)
-		if err != nil {
-			return err
-		}
-		writing, stop := context.WithTimeout(ctx, s.length)
-		defer stop()
-		stopped := make(chan struct{})
-		go func() {
-			defer close(stopped)
-			w.run(writing)
-		}()
 		ballast := filepath.Join(s.daemon.Data, "ballast")
 		var emptied time.Time
-		err = s.each(ctx, 1, func(int) error {
-			if err := fill(ballast); err != nil {
-				return err
-			}
-			time.Sleep(full)
-			emptied = time.Now()
-			return os.Remove(ballast)
+		var w *writer
+		err := s.written(ctx, func(began *writer) error {
+			w = began
+			return s.each(ctx, 1, func(int) error {
+				if err := fill(ballast); err != nil {
+					return err
+				}
+				time.Sleep(full)
+				emptied = time.Now()
+				return os.Remove(ballast)
+			})
 		})
-		<-stopped
 		if err != nil {
 			return err
-		}
-		missing, err := w.missing(ctx)
-		if err != nil {
-			return err
-		}
-		s.report.Notes["writer"] = fmt.Sprintf("%d acknowledged, refused are %v", w.acked, w.refused)
-		for i, what := range slices.Concat(w.unclear, missing)[:min(maxExamples, len(w.unclear)+len(missing))] {
-			s.report.Notes["writer "+strconv.Itoa(i+1)] = what
-		}
-		s.none("writes_missing", len(missing))
-		s.none("writes_refused_unclear", len(w.unclear))
-		if w.refused[lambent.CodeStorageFull] == 0 {
-			return errors.New("no write was refused, so the disk was not full")
 		}
 		recovered := w.after(emptied)
-		if recovered == 0 {
+		switch {
+		case w.refused == 0:
+			return errors.New("no write was refused, so the disk was not full")
+		case recovered == 0:
 			return errors.New("no write was taken after there was room again")
 		}
 		s.report.AtMost("chaos_disk_recovery", recovered.Seconds(), "s", 2)
-		return w.remove(ctx)
+		return nil
 	}}.run(ctx, short)
 }
 

@@ -14,7 +14,8 @@ import (
 type ledger struct {
 	mu       sync.Mutex // guards what follows
 	requests map[string]*request
-	strange  []string // what functions say of ids that nobody sent
+	strange  []string       // what functions say of ids that nobody sent
+	works    map[string]int // requests done, by instance
 }
 
 // request is one request, or one message of a WebSocket.
@@ -36,7 +37,7 @@ type failure struct {
 	crossed  bool   // it was under way when the daemon was killed
 }
 
-func newLedger() *ledger { return &ledger{requests: map[string]*request{}} }
+func newLedger() *ledger { return &ledger{requests: map[string]*request{}, works: map[string]int{}} }
 
 func (l *ledger) send(id, function string) {
 	l.mu.Lock()
@@ -59,7 +60,10 @@ func (l *ledger) read(id, instance string) {
 
 // work says that an instance has done a request.
 func (l *ledger) work(id, instance string) {
-	l.note(id, instance, func(r *request) { r.done = append(r.done, instance) })
+	l.note(id, instance, func(r *request) {
+		r.done = append(r.done, instance)
+		l.works[instance]++
+	})
 }
 
 func (l *ledger) note(id, instance string, f func(*request)) {
@@ -70,6 +74,13 @@ func (l *ledger) note(id, instance string, f func(*request)) {
 		return
 	}
 	l.strange = append(l.strange, fmt.Sprintf("instance %s has %s", instance, id))
+}
+
+// served gives how many requests each instance has done so far.
+func (l *ledger) served() map[string]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.works)
 }
 
 // odd is something that no request can account for.

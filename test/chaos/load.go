@@ -109,7 +109,8 @@ func (l *load) dial(ctx context.Context, network, address string) (net.Conn, err
 		if err == nil {
 			return conn{c, time.Now()}, nil
 		}
-		if !l.patient.Load() || !errors.Is(err, syscall.ECONNREFUSED) {
+		// A connection that the daemon dies before it accepts is reset.
+		if gone := errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET); !gone || !l.patient.Load() {
 			return nil, err
 		}
 		select {

@@ -17,28 +17,57 @@ import (
 
 // writer changes resources all the time and remembers what was acknowledged.
 type writer struct {
-	client *client.Client
-	code   string // digest of a bundle for static functions
+	client  *client.Client
+	code    string      // digest of a bundle for static functions
+	patient func() bool // whether the daemon may be killed, so that no answer comes
 
-	turn    sync.Mutex       // held while one is written, or all are looked at
-	mu      sync.Mutex       // guards what follows
+	mu      sync.Mutex       // held while a resource is written, or all are read; guards what follows
 	values  map[string][]int // by resource, what it may be: the last acknowledged value, and those whose fate nobody told
-	acked   int
-	refused map[lambent.Code]int
-	unclear []string    // errors that tell no reason
-	times   []time.Time // of the acknowledgements
+	acked   []time.Time
+	refused int // for the lack of room
+	unknown int // with no answer, while patient
+	failed  []string
+	missing []string // acknowledged, but not there
 }
 
 // names is how many resources of each kind there are.
 const names = 15
 
-func newWriter(ctx context.Context, c *client.Client) (*writer, error) {
+func newWriter(ctx context.Context, c *client.Client, patient func() bool) (*writer, error) {
 	archive, err := bundle("index.html", []byte("hello"), "0")
 	if err != nil {
 		return nil, err
 	}
 	code, err := c.Upload(ctx, bytes.NewReader(archive), nil)
-	return &writer{client: c, code: code.Digest, values: map[string][]int{}, refused: map[lambent.Code]int{}}, err
+	return &writer{client: c, code: code.Digest, values: map[string][]int{}, patient: patient}, err
+}
+
+// written runs play while a writer works. Every acknowledged write has to be there in the end, and none may fail but
+// for the lack of room.
+func (s *stage) written(ctx context.Context, play func(w *writer) error) error {
+	w, err := newWriter(ctx, s.daemon.Client, s.load.patient.Load)
+	if err != nil {
+		return err
+	}
+	writing, stop := context.WithTimeout(ctx, s.length)
+	defer stop()
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		w.run(writing)
+	}()
+	err = play(w)
+	<-stopped
+	if err = errors.Join(err, w.check(ctx)); err != nil {
+		return err
+	}
+	s.report.Notes["writer"] = fmt.Sprintf("%d acknowledged, %d refused for the lack of room, %d without an answer", len(w.acked), w.refused, w.unknown)
+	for i, what := range slices.Concat(w.failed, w.missing)[:min(maxExamples, len(w.failed)+len(w.missing))] {
+		s.report.Notes["writer "+strconv.Itoa(i+1)] = what
+	}
+	s.none("writes_missing", len(w.missing))
+	s.none("writes_failed", len(w.failed))
+	return w.remove(ctx)
 }
 
 // run writes until ctx ends.
@@ -53,30 +82,33 @@ func (w *writer) run(ctx context.Context) {
 }
 
 func (w *writer) one(ctx context.Context, value int) {
-	w.turn.Lock()
-	defer w.turn.Unlock()
 	kind := []string{"alias", "function", "secret"}[value%3]
 	resource := fmt.Sprintf("%s-%d", kind, value/3%names)
 	// A write is not cut short by the end of the scenario, so that its fate is known.
 	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	stored, err := w.set(bound, kind, resource, value)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	switch told := lambent.ErrorOf(err); {
+	stored, err := w.set(bound, kind, resource, value)
+	told := lambent.ErrorOf(err)
+	switch {
 	case err == nil:
 		w.values[resource] = []int{stored}
-		w.acked++
-		w.times = append(w.times, time.Now())
-		return
-	case told.Code != lambent.CodeStorageFull:
+		w.acked = append(w.acked, time.Now())
+	case told.Code == lambent.CodeStorageFull:
+		w.refused++
+	case w.patient() && told.Code == lambent.CodeInternal && strings.HasPrefix(told.Message, "cannot reach"):
+		w.unknown++
 		if w.values[resource] == nil {
 			w.values[resource] = []int{0} // it may still be missing
 		}
-		w.values[resource] = append(w.values[resource], max(stored, w.values[resource][0]+1))
-		w.unclear = append(w.unclear, fmt.Sprintf("%s: %v", resource, err))
+		if stored == 0 { // the next version of a secret
+			stored = slices.Max(w.values[resource]) + 1
+		}
+		w.values[resource] = append(w.values[resource], stored)
+	default:
+		w.failed = append(w.failed, fmt.Sprintf("%s: %v", resource, err))
 	}
-	w.refused[lambent.ErrorOf(err).Code]++
 }
 
 // set writes a resource and gives what it is then: that of a secret counts its values, nothing gives them back.
@@ -89,41 +121,37 @@ func (w *writer) set(ctx context.Context, kind, name string, value int) (stored 
 		_, err = w.client.Deploy(ctx, client.Deploy{Namespace: lambent.DefaultNamespace, Name: name, Code: w.code,
 			Settings: lambent.Settings{Runtime: "static", Handler: ".", Queue: value}})
 	case "secret":
-		secret, err := w.client.SetSecret(ctx, lambent.DefaultNamespace, name, strings.NewReader(strconv.Itoa(value)))
-		if err != nil {
-			return 0, err
-		}
-		return int(secret.Version), nil
+		var secret *lambent.Secret
+		secret, err = w.client.SetSecret(ctx, lambent.DefaultNamespace, name, strings.NewReader(strconv.Itoa(value)))
+		return int(secret.Version), err
 	}
 	return value, err
 }
 
-// missing tells which acknowledged writes are not there.
-func (w *writer) missing(ctx context.Context) (missing []string, err error) {
-	w.turn.Lock()
-	defer w.turn.Unlock()
+// check looks whether what was acknowledged is there.
+func (w *writer) check(ctx context.Context) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	secrets, err := w.client.Secrets(ctx, lambent.DefaultNamespace)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	versions := map[string]int{}
 	for _, s := range secrets {
 		versions[s.Name] = int(s.Version)
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	for resource, may := range w.values {
 		value, secret := versions[resource]
 		if !secret {
 			if value, err = w.get(ctx, resource); err != nil {
-				return nil, err
+				return err
 			}
 		}
 		if !slices.Contains(may, value) {
-			missing = append(missing, fmt.Sprintf("%s is %d, not %v", resource, value, may))
+			w.missing = append(w.missing, fmt.Sprintf("%s is %d, not %v", resource, value, may))
 		}
 	}
-	return missing, nil
+	return nil
 }
 
 // get gives the value of an alias or a function, 0 when there is none.
@@ -155,9 +183,7 @@ func absent(err error) error {
 
 // after is how long after t the next write was acknowledged, 0 for never.
 func (w *writer) after(t time.Time) time.Duration {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, acked := range w.times {
+	for _, acked := range w.acked {
 		if acked.After(t) {
 			return acked.Sub(t)
 		}
@@ -167,8 +193,6 @@ func (w *writer) after(t time.Time) time.Duration {
 
 // remove deletes all that it has made but aliases, which go with their function.
 func (w *writer) remove(ctx context.Context) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	var errs []error
 	for resource := range w.values {
 		switch kind, _, _ := strings.Cut(resource, "-"); kind {
