@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"reflect"
 	"strings"
+	"syscall"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/validation"
@@ -144,14 +145,18 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 	})
 }
 
+func full(err error) bool {
+	return errors.Is(err, store.ErrFull) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
 func (s *server) fault(op huma.Operation, err error) *lambent.Error {
 	var e *lambent.Error
 	switch {
-	case errors.As(err, &e):
+	case errors.As(err, &e) && (e.Code != lambent.CodeInternal || !full(err)):
 	case errors.Is(err, store.ErrConflict):
 		e = lambent.Errorf(lambent.CodeConflict, "it was changed by somebody else at the same time: %w", err).
 			WithHint("read it again, then decide")
-	case errors.Is(err, store.ErrFull):
+	case full(err):
 		e = lambent.Errorf(lambent.CodeStorageFull, "%w", err).WithHint("free some space on the data disk")
 	case errors.Is(err, store.ErrClosed):
 		e = lambent.Errorf(lambent.CodeShuttingDown, "this node is stopping: %w", err)

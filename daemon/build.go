@@ -40,5 +40,5 @@ func (n *node) build(ctx context.Context, namespace string, b lambent.Build, log
 }
 
 func (n *node) findings() []lambent.Finding {
-	return append(n.tiers.findings(), n.builds.Findings()...)
+	return append(append(n.tiers.findings(), n.builds.Findings()...), n.diskFinding())
 }

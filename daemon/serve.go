@@ -54,6 +54,7 @@ func (n *node) serve(ctx context.Context) error {
 	if err = n.cfg.writeEndpoints(n.at); err == nil {
 		stop := n.commands(ctx, &serving)
 		n.started(adopted)
+		unwatch := n.watchDisk()
 		n.notify.ready(n.status())
 		n.cfg.Serving(n.at)
 		select {
@@ -61,6 +62,7 @@ func (n *node) serve(ctx context.Context) error {
 		case <-n.replaced:
 		case err = <-failed:
 		}
+		unwatch()
 		stop()
 	}
 	n.upgrading.Lock() // an upgrade under way has an outcome now

@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -65,6 +66,7 @@ type Executor struct {
 	shims  shims
 
 	starts    sync.WaitGroup
+	unsaved   atomic.Bool // the state of the instance that started last could not be written
 	closeOnce func() error
 
 	mu        sync.Mutex // guards what is below
@@ -217,9 +219,9 @@ func (e *Executor) Start(ctx context.Context, spec executor.Spec) (executor.Inst
 		in.Stop(0)
 		return nil, in.withTrace(err)
 	}
-	if err := in.save(spec.Secrets); err != nil {
-		in.Stop(0)
-		return nil, sandboxFailed(fmt.Errorf("write its state: %w", err))
+	err = in.save(spec.Secrets) // when it fails, as on a full disk, the instance serves all the same
+	if lost := err != nil; e.unsaved.Swap(lost) != lost && lost {
+		e.log.Warn("no other process of this node will adopt what starts now: its state cannot be written", "err", err)
 	}
 	return in, nil
 }

@@ -57,7 +57,7 @@ var alike = []struct {
 	is string
 }{
 	{regexp.MustCompile(`^/run/runtime/.*`), "/run/runtime/*"},
-	{regexp.MustCompile(`^/run/instances/[^/]+`), "/run/instances/*"},
+	{regexp.MustCompile(`^/run/instances/.*`), "/run/instances/*"},
 	{regexp.MustCompile(`^/code/trees/.*`), "/code/trees/*"},
 	{regexp.MustCompile(`[0-9a-f]{16,}|[0-9]{3,}|[0-9]+\b|[A-Za-z0-9]{22}`), "*"},
 }
@@ -83,7 +83,7 @@ func TestKilledAtAnyWrite(t *testing.T) {
 		if len(kinds) > maxKills && i*maxKills/len(kinds) == (i-1)*maxKills/len(kinds) && i > 0 {
 			continue // a spread of all
 		}
-		nth := 1 + i%count[k] // not always the first of its kind
+		nth := 1 + i%min(count[k], 3) // not always the first of its kind
 		t.Run(strings.ReplaceAll(strings.ReplaceAll(k, " /", " "), "/", ":"), func(t *testing.T) {
 			tried++
 			if ref.kill(t, k, nth) {
@@ -91,7 +91,7 @@ func TestKilledAtAnyWrite(t *testing.T) {
 			}
 		})
 	}
-	if killed < tried*9/10 { // what is written in the background is not the same every time
+	if killed < tried*8/10 { // what is written in the background is not the same every time
 		t.Errorf("only %d of %d nodes met the call that they were to be killed at", killed, tried)
 	}
 }
