@@ -236,23 +236,26 @@ func (s *Store) sweep() {
 	if len(s.dead) < sweepSize || s.sweeping || s.checkReserve(s.opts.Reserve) != nil { // NATS needs room to make room
 		return
 	}
-	dead, last := s.dead, s.acked.Last
+	dead := s.dead
 	s.dead, s.sweeping = map[string]uint64{}, true
+	for key, seq := range dead {
+		if seq == s.acked.Last {
+			delete(dead, key)
+			s.dead[key] = seq // for the next time
+		}
+	}
 	s.running.Go(func() {
-		s.purge(dead, last)
+		s.purge(dead)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.sweeping = false
 	})
 }
 
-func (s *Store) purge(dead map[string]uint64, last uint64) {
+func (s *Store) purge(dead map[string]uint64) {
 	for key, seq := range dead {
 		if s.usable(s.ctx) != nil {
 			return
-		}
-		if seq == last {
-			continue
 		}
 		s.repairing.RLock()
 		err := s.bucket.purge(s.ctx, key, seq)
