@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"encoding/json"
 	"log/slog"
 	"net/netip"
@@ -32,6 +33,8 @@ type Config struct {
 	Logger      *slog.Logger
 	Drain       time.Duration // how long calls under way may take when the daemon stops; default 30s
 	Idle        time.Duration // how long a connection that waits for its next request is kept then; default 1s
+	// Hurry ends when a daemon that stops is to be done with it: what is under way is cut, and instances are killed.
+	Hurry context.Context
 	// Args are the arguments of this program, which another is started with to take this one's place; nil where
 	// that is not possible. Before is the process whose place this one takes, nil for none.
 	Args   []string
@@ -66,6 +69,9 @@ func (c *Config) complete() {
 	}
 	if c.Drain == 0 {
 		c.Drain = 30 * time.Second
+	}
+	if c.Hurry == nil {
+		c.Hurry = context.Background()
 	}
 	if c.Idle == 0 {
 		c.Idle = time.Second

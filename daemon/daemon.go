@@ -21,6 +21,7 @@ import (
 	"lambent/executor"
 	"lambent/executor/builtin"
 	"lambent/executor/process"
+	"lambent/gateway"
 	"lambent/gateway/route"
 	"lambent/internal/drain"
 	"lambent/internal/durable"
@@ -52,7 +53,10 @@ func Run(ctx context.Context, cfg Config) error {
 	if err == nil {
 		err = n.serve(ctx)
 	}
-	return errors.Join(err, n.close())
+	if err = errors.Join(err, n.close()); err == nil && n.cut != "" {
+		n.log.Info("stopped: " + n.cut)
+	}
+	return err
 }
 
 // node is the rooms of a running daemon.
@@ -72,6 +76,8 @@ type node struct {
 	late              []*http.Server  // of what the process before passes on
 	public            *door           // to functions
 	calls, admin      *door           // to what of the control API needs no store, and to the rest of it
+	open              gateway.Tally   // of WebSockets and event streams
+	cut               string          // what was cut when the node stopped; "" before
 
 	upgrading sync.Mutex     // held during an upgrade
 	before    *predecessor   // whose place this process has taken; nil for none

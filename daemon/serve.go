@@ -98,7 +98,7 @@ func (n *node) authenticate(r *http.Request) (lambent.Principal, bool) {
 
 func (n *node) gateway(i lambent.Invoker, closing func() bool) http.Handler {
 	return gateway.New(gateway.Options{
-		Table: n.table, Routes: &n.routes, Invoker: i, Authenticate: n.authenticate, Public: loopback(n.functions), Closing: closing,
+		Table: n.table, Routes: &n.routes, Invoker: i, Authenticate: n.authenticate, Public: loopback(n.functions), Closing: closing, Tally: &n.open,
 	})
 }
 
@@ -121,28 +121,6 @@ func (n *node) manageDoor(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	n.admin.ServeHTTP(w, r)
-}
-
-// drain stops accepting, lets the calls under way end, and cuts what is left when their time is up. The
-// dispatcher closes last, so that no request is refused that was accepted before; what it still has then
-// are switched connections, which their server does not wait for.
-func (n *node) drain() {
-	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Drain)
-	defer cancel()
-	n.dispatch.BeginDrain(n.cfg.Drain * 3 / 4) // the rest is for their good-byes
-	var draining sync.WaitGroup
-	for _, s := range n.servers {
-		draining.Go(func() { s.Drain(ctx, drain.Options{Idle: n.cfg.Idle}) })
-	}
-	for _, s := range n.late {
-		draining.Go(func() {
-			if s.Shutdown(ctx) != nil {
-				s.Close()
-			}
-		})
-	}
-	draining.Wait()
-	n.dispatch.Close(ctx)
 }
 
 // logReader gives the control API its logs, to followers until the node stops: they would stay for ever.

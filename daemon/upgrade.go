@@ -178,6 +178,10 @@ func (n *node) rewind() {
 func (n *node) leave(ctx context.Context) {
 	ctx, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
+	defer context.AfterFunc(n.cfg.Hurry, func() {
+		n.dispatch.Hurry()
+		cut()
+	})()
 	next := n.next
 	go func() {
 		<-next.ended

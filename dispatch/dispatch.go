@@ -53,8 +53,10 @@ type Dispatcher struct {
 	refuse  atomic.Bool   // no new invocations
 	closing context.Context
 	close   context.CancelFunc // cancels starts
-	tasks   tasks              // starts and stops under way
-	shared  sync.Map           // instance id -> *instance that the process before serves some invocation with
+	hurried context.Context    // ends the graces of instances that are being stopped
+	hurry   context.CancelFunc
+	tasks   tasks    // starts and stops under way
+	shared  sync.Map // instance id -> *instance that the process before serves some invocation with
 	// drainBound is BeginDrain's, nil before.
 	drainBound atomic.Pointer[time.Duration]
 }
@@ -88,6 +90,7 @@ func New(opt Options) *Dispatcher {
 	}
 	d := &Dispatcher{opt: opt, turns: make(chan struct{}, opt.Starts), places: make(chan struct{}, opt.MaxInstances)}
 	d.closing, d.close = context.WithCancel(context.Background())
+	d.hurried, d.hurry = context.WithCancel(context.Background())
 	return d
 }
 
@@ -239,6 +242,15 @@ func (d *Dispatcher) Close(ctx context.Context) {
 			p.(*pool).drop()
 		}
 	})
+}
+
+// Hurry kills the instances that are being stopped, and those that will be: there is no time for their grace.
+func (d *Dispatcher) Hurry() { d.hurry() }
+
+// stop stops inst, as gently as there is time for.
+func (d *Dispatcher) stop(inst executor.Instance, grace time.Duration) {
+	defer context.AfterFunc(d.hurried, func() { inst.Stop(0) })()
+	inst.Stop(grace)
 }
 
 func (d *Dispatcher) busy() bool {

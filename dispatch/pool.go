@@ -185,7 +185,7 @@ func (p *pool) release(l *lease, v verdict) {
 	case v >= kill:
 		inst.Stop(0)
 	case over:
-		p.d.tasks.run(func() { inst.Stop(grace) })
+		p.d.tasks.run(func() { p.d.stop(inst, grace) })
 	}
 }
 
@@ -239,7 +239,7 @@ func (p *pool) reap() {
 
 func (p *pool) stop(over []*instance) {
 	for _, inst := range over {
-		p.d.tasks.run(func() { inst.Stop(p.d.opt.StopGrace) })
+		p.d.tasks.run(func() { p.d.stop(inst, p.d.opt.StopGrace) })
 	}
 }
 

@@ -208,7 +208,7 @@ func (d *Dispatcher) reclaim() {
 	}
 	p.mu.Unlock()
 	if member {
-		d.tasks.run(func() { oldest.Stop(d.opt.StopGrace) })
+		d.tasks.run(func() { d.stop(oldest, d.opt.StopGrace) })
 	}
 }
 

@@ -29,7 +29,7 @@ func isEventStream(resp *lambent.Response) bool {
 }
 
 // follow makes resp end behind an event when its Drain is closed; the caller says when it is over.
-func (t *tally) follow(resp *lambent.Response, inv *lambent.Invocation) (over func()) {
+func (t *Tally) follow(resp *lambent.Response, inv *lambent.Invocation) (over func()) {
 	e := &events{ReadCloser: resp.Body, inv: inv, border: border{empty: true, at: true}}
 	resp.Body = e
 	counted := t.add(inv, func(o *Open) *int { return &o.EventStreams })

@@ -19,7 +19,7 @@ import (
 	"lambent/observe/trace"
 )
 
-// Options configure a Gateway. All but Public and Closing are needed.
+// Options configure a Gateway. All but Public, Closing and Tally are needed.
 type Options struct {
 	Table   *route.Table
 	Routes  *route.Routes
@@ -30,20 +30,21 @@ type Options struct {
 	Public bool
 	// Closing tells whether connections are closed once they had their answer.
 	Closing func() bool
+	Tally   *Tally // counts what has no end of its own
 }
 
 // Gateway serves functions over HTTP.
-type Gateway struct {
-	opt  Options
-	open tally
-}
+type Gateway struct{ opt Options }
 
 // New makes a Gateway.
 func New(opt Options) *Gateway {
 	if opt.Closing == nil {
 		opt.Closing = func() bool { return false }
 	}
-	return &Gateway{opt: opt}
+	if opt.Tally == nil {
+		opt.Tally = new(Tally)
+	}
+	return &Gateway{opt}
 }
 
 var _ http.Handler = (*Gateway)(nil)
@@ -224,7 +225,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, inv *lambent.Inv
 	}
 	rc := http.NewResponseController(w)
 	if isEventStream(resp) {
-		defer g.open.follow(resp, inv)()
+		defer g.opt.Tally.follow(resp, inv)()
 	}
 	if resp.Status == http.StatusSwitchingProtocols {
 		g.switchProtocols(w, rc, resp, inv)

@@ -14,17 +14,14 @@ type Open struct {
 	WebSockets, EventStreams int
 }
 
-// Open gives the functions that have any, by name.
-func (g *Gateway) Open() []Open { return g.open.all() }
-
-// tally counts them. Requests that end by themselves do not pass here.
-type tally struct {
+// Tally counts them; requests that end by themselves do not pass it. Its zero value has counted nothing.
+type Tally struct {
 	mu   sync.Mutex
 	open map[string]*Open // by namespace/function; guarded by mu
 }
 
 // add counts one of inv's function, until it is told that this has ended.
-func (t *tally) add(inv *lambent.Invocation, count func(*Open) *int) (ended func()) {
+func (t *Tally) add(inv *lambent.Invocation, count func(*Open) *int) (ended func()) {
 	rev := inv.Revision
 	key := rev.Namespace + "/" + rev.Function
 	t.mu.Lock()
@@ -47,7 +44,8 @@ func (t *tally) add(inv *lambent.Invocation, count func(*Open) *int) (ended func
 	}
 }
 
-func (t *tally) all() []Open {
+// Open gives the functions that have any, by name.
+func (t *Tally) Open() []Open {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	all := make([]Open, 0, len(t.open))

@@ -68,7 +68,7 @@ func (g *Gateway) switchProtocols(w http.ResponseWriter, rc *http.ResponseContro
 		j.join()
 		return
 	}
-	defer g.open.add(inv, func(o *Open) *int { return &o.WebSockets })()
+	defer g.opt.Tally.add(inv, func(o *Open) *int { return &o.WebSockets })()
 	j.joinFrames(resp.Drain)
 }
 

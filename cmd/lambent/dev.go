@@ -20,7 +20,7 @@ func dev() *cobra.Command {
 		if cfg.Data, err = os.MkdirTemp("", "lambent-dev-"); err != nil {
 			return "", "", func() error { return nil }, err
 		}
-		cfg.Logger = slog.New(slog.DiscardHandler)
+		cfg.Logger, cfg.Hurry = slog.New(slog.DiscardHandler), hurry()
 		serving, ended := make(chan daemon.Endpoints, 1), make(chan error, 1)
 		cfg.Serving = func(e daemon.Endpoints) { serving <- e }
 		go func() { ended <- errors.Join(daemon.Run(ctx, cfg), os.RemoveAll(cfg.Data)) }()

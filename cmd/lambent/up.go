@@ -27,6 +27,7 @@ func up() *cobra.Command {
 		Use:   "up",
 		Short: "Run a node: functions, control API and store in this process",
 		Long: `Run a node: functions, control API and store in this process, until Ctrl-C or SIGTERM.
+It then ends what is under way, within 45 seconds; a second one ends it at once.
 
 The first start makes an admin key in DIR/admin.key; the addresses that it listens on are written to
 DIR/endpoints.json, and the context that the other commands use to the user's configuration.`,
@@ -72,6 +73,7 @@ DIR/endpoints.json, and the context that the other commands use to the user's co
 					cfg.Logger.Warn("the other commands need LAMBENT_URL and LAMBENT_KEY", "err", err)
 				}
 			}
+			cfg.Hurry = hurry()
 			return daemon.Run(cmd.Context(), cfg)
 		},
 	}

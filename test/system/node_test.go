@@ -5,6 +5,7 @@ package system
 import (
 	"archive/zip"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -47,7 +48,7 @@ func tryStart(t *testing.T, cfg daemon.Config) (*node, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	serving := make(chan daemon.Endpoints, 1)
 	done := make(chan error, 1)
-	cfg.Listen, cfg.Control, cfg.Version, cfg.Drain, cfg.Idle = "127.0.0.1:0", "127.0.0.1:0", "test", 5*time.Second, time.Millisecond
+	cfg.Listen, cfg.Control, cfg.Version, cfg.Drain, cfg.Idle = "127.0.0.1:0", "127.0.0.1:0", "test", cmp.Or(cfg.Drain, 5*time.Second), time.Millisecond
 	cfg.Serving = func(e daemon.Endpoints) { serving <- e }
 	if testing.Verbose() && cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))

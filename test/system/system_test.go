@@ -2,6 +2,7 @@ package system
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -372,31 +373,67 @@ func TestKilledDaemon(t *testing.T) {
 // startProcess runs a daemon as a process of its own on dir, and gives what kills it.
 func startProcess(t *testing.T, dir string) (kill func()) {
 	t.Helper()
+	p := startUp(t, dir)
+	return p.kill
+}
+
+// process is a daemon of its own.
+type process struct {
+	cmd  *exec.Cmd
+	log  *syncBuffer // what it says
+	kill func()
+	wait func() error
+}
+
+func startUp(t *testing.T, dir string) *process {
+	t.Helper()
 	bin := filepath.Join(t.TempDir(), "lambent")
 	if out, err := exec.Command("go", "build", "-o", bin, "lambent/cmd/lambent").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	cmd := exec.Command(bin, "up", "--data", dir, "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0")
-	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+t.TempDir())
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
+	p := &process{cmd: exec.Command(bin, "up", "--data", dir, "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"), log: new(syncBuffer)}
+	p.cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+t.TempDir())
+	p.cmd.Stderr = p.log
+	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	kill = sync.OnceFunc(func() {
-		if err := cmd.Process.Kill(); err != nil {
-			t.Error(err)
+	p.wait = sync.OnceValue(p.cmd.Wait)
+	p.kill = func() {
+		_ = p.cmd.Process.Kill() // it may have ended
+		_ = p.wait()
+	}
+	t.Cleanup(func() {
+		p.kill()
+		if t.Failed() {
+			t.Logf("the daemon said:\n%s", p.log)
 		}
-		_ = cmd.Wait() // it was killed
 	})
-	t.Cleanup(kill)
 	lines := bufio.NewScanner(out)
 	for lines.Scan() && !strings.HasPrefix(lines.Text(), "serving") {
 	}
-	return kill
+	return p
+}
+
+// syncBuffer is written and read by several.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
 }
 
 // attach gives a daemon of another process that runs on dir.
