@@ -67,7 +67,7 @@ func (n *node) fixture(settings lambent.Settings) {
 // What has no end of its own goes on for Timeouts.Drain when its revision was replaced, and is then ended in the way of
 // its protocol, which no record counts as a failure. Who comes again meets the new revision.
 func TestReplacedRevisionEndsItsStreams(t *testing.T) {
-	const grace = time.Second
+	const grace = 3 * time.Second
 	n := start(t, t.TempDir())
 	settings := lambent.Settings{Timeouts: lambent.Timeouts{Drain: lambent.Duration(grace)}}
 	n.fixture(settings)
@@ -90,9 +90,9 @@ func TestReplacedRevisionEndsItsStreams(t *testing.T) {
 	settings.Env = map[string]string{"NEW": "1"}
 	began := time.Now()
 	n.fixture(settings)
+	echo(t, c, "after") // it goes on for a while
 	settings.Runtime = "go"
 	n.deploy("drip", drip, settings)
-	echo(t, c, "after") // it goes on for a while
 	wantRestart(t, c)
 	rest, err := io.ReadAll(events)
 	if err != nil || !strings.HasSuffix(string(rest), "data: drop\n\n") {
