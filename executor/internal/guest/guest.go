@@ -60,12 +60,12 @@ type Options struct {
 // Client speaks to one instance. Its methods may be called from many goroutines.
 type Client struct {
 	o      Options
-	server bool            // the code is a server of its own; otherwise our shim answers
-	gulps  bool            // it reads 64 KiB at a time, if there is as much
-	raw    bool            // the code takes requests as they are, and may switch protocols
-	dialer dialer          // of all connections, as Ready has found out
-	onPort bool            // it is DialPort
-	h2     *http.Transport // nil for HTTP/1.1
+	server bool    // the code is a server of its own; otherwise our shim answers
+	gulps  bool    // it reads 64 KiB at a time, if there is as much
+	raw    bool    // the code takes requests as they are, and may switch protocols
+	dialer dialer  // of all connections, as Ready has found out
+	onPort bool    // it is DialPort
+	h2     *conns2 // nil for HTTP/1.1
 
 	mu     sync.Mutex
 	idle   []*h1.Conn // the one used last is last; guarded by mu
@@ -79,7 +79,7 @@ func New(o Options) *Client {
 	rt, _ := lambent.RuntimeOf(o.Revision.Settings.Runtime)
 	c := &Client{o: o, server: rt.Server, gulps: !rt.Server && !rt.Command, raw: rt.Streams(o.Revision.Settings.Handler), dialer: o.Dial}
 	if o.Revision.Settings.Protocol == lambent.ProtocolH2C {
-		c.h2 = newTransport(c)
+		c.h2 = newConns2(c)
 	}
 	return c
 }
@@ -94,7 +94,7 @@ func (c *Client) Close() {
 		conn.Close()
 	}
 	if c.h2 != nil {
-		c.h2.CloseIdleConnections()
+		c.h2.close()
 	}
 }
 

@@ -22,41 +22,98 @@ import (
 	"lambent/internal/h1"
 )
 
-// maxDials is how often net/http may connect for one request: it would go on as long as the function greets it
-// and hangs up.
-const maxDials = 2
+// maxConns is on how many connections one request is tried. Functions may greet and hang up for ever.
+const maxConns = 2
 
-// callKey is the key of a context's *call2.
-type callKey struct{}
+// maxKept is how much of a request's body is kept for a function that may refuse it.
+const maxKept = 16 << 10
 
-// newTransport makes the HTTP/2 side of c: one connection for all requests, made again when it broke. Requests
-// beyond the streams that the function allows wait: with more connections, one that allows none would have us
-// connect without end.
-func newTransport(c *Client) *http.Transport {
+// conns2 is the HTTP/2 side of a Client: one connection for all requests, made again when it takes no more of them.
+// Requests beyond the streams that the function allows wait: with more connections, one that allows none would have
+// us connect without end.
+type conns2 struct {
+	transport *http.Transport
+
+	mu      sync.Mutex // guards what is below
+	conn    *http.ClientConn
+	dialled chan struct{} // closed when the dial that is under way is over; nil when none is
+	calls   int
+	closed  bool
+}
+
+func newConns2(c *Client) *conns2 {
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			x := ctx.Value(callKey{}).(*call2)
-			// Begun, it is to be sent again, which must not be; or it was served by a connection that another's dial
-			// made, and this dial, which comes late, is for nobody.
-			if x.begun.Load() {
-				return nil, errRefused
-			}
-			if x.dials.Add(1) > maxDials {
-				return nil, fmt.Errorf("%w: %w", h1.ErrNotSent, syscall.ECONNRESET)
-			}
 			return c.connect(ctx, time.Now().Add(c.o.Revision.Settings.Timeouts.FirstByte.D()))
 		},
 		Protocols:              new(http.Protocols),
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: 64 << 10,
 		HTTP2: &http.HTTP2Config{
-			StrictMaxConcurrentRequests: true,
-			MaxReceiveBufferPerStream:   128 << 10, // of our memory, for a client that reads slowly
-			WriteByteTimeout:            c.o.Revision.Settings.Timeouts.Idle.D(),
+			MaxReceiveBufferPerStream: 128 << 10, // of our memory, for a client that reads slowly
+			WriteByteTimeout:          c.o.Revision.Settings.Timeouts.Idle.D(),
 		},
 	}
 	t.Protocols.SetUnencryptedHTTP2(true)
-	return t
+	return &conns2{transport: t}
+}
+
+// get gives a connection other than spent, which takes no more requests.
+func (s *conns2) get(ctx context.Context, spent *http.ClientConn) (*http.ClientConn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		if s.conn != nil && s.conn != spent && s.conn.Err() == nil {
+			return s.conn, nil
+		}
+		if s.dialled == nil {
+			return s.dial(ctx)
+		}
+		other := s.dialled
+		s.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+		}
+		s.mu.Lock()
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("%w: %w", h1.ErrNotSent, context.Cause(ctx))
+		}
+	}
+}
+
+// dial makes a connection. It is called with the lock, which it lets go of meanwhile.
+func (s *conns2) dial(ctx context.Context) (*http.ClientConn, error) {
+	done := make(chan struct{})
+	s.dialled = done
+	s.mu.Unlock()
+	conn, err := s.transport.NewClientConn(ctx, "http", "function:80")
+	s.mu.Lock()
+	s.dialled = nil
+	close(done)
+	switch {
+	case err == nil:
+		s.conn = conn
+	case !errors.Is(err, h1.ErrNotSent): // the function hung up before we could greet it
+		err = fmt.Errorf("%w: %w: %w", h1.ErrNotSent, syscall.ECONNRESET, err)
+	}
+	return conn, err
+}
+
+// count counts the calls under way. When the Client is closed and there are none, it closes the connection.
+func (s *conns2) count(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.calls += n; s.closed && s.calls == 0 && s.conn != nil {
+		s.conn.Close()
+	}
+}
+
+func (s *conns2) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.count(0)
 }
 
 // greet begins an HTTP/2 connection and waits for the SETTINGS that a server begins with (RFC 9113, section 3.4).
@@ -95,7 +152,6 @@ type call2 struct {
 	total    time.Time // until when everything must be
 	idle     time.Duration
 	timer    *time.Timer
-	dials    atomic.Int32
 	answered atomic.Bool  // the head is there
 	active   atomic.Int64 // when a byte last went either way, in ns after born
 	waiting  atomic.Int64 // since when a Read waits, in ns after born; 0 when none does
@@ -113,19 +169,17 @@ func (c *Client) handle2(ctx context.Context, inv *lambent.Invocation, deadline 
 	limits := c.o.Revision.Settings.Timeouts
 	x := &call2{client: c, ctx: ctx, inv: inv, born: time.Now(), total: deadline, idle: limits.Idle.D()}
 	x.first = x.born.Add(limits.FirstByte.D())
-	x.stream, x.cancel = context.WithCancelCause(context.WithValue(ctx, callKey{}, x))
+	x.stream, x.cancel = context.WithCancelCause(ctx)
 	c.o.Begin(inv)
+	c.h2.count(1)
 	req, err := x.request()
 	if err != nil {
 		return nil, x.fail(err)
 	}
 	_, at := x.until()
 	x.timer = time.AfterFunc(time.Until(at), x.late)
-	trace := &httptrace.ClientTrace{
-		GotConn:      func(httptrace.GotConnInfo) { x.once() },
-		WroteHeaders: func() { x.begun.Store(true) },
-	}
-	x.answer, err = c.h2.RoundTrip(req.WithContext(httptrace.WithClientTrace(x.stream, trace)))
+	trace := &httptrace.ClientTrace{WroteHeaders: func() { x.begun.Store(true) }}
+	x.answer, err = x.roundTrip(req.WithContext(httptrace.WithClientTrace(x.stream, trace)))
 	x.answered.Store(err == nil)
 	if err != nil || x.stream.Err() != nil {
 		return nil, x.fail(x.translate(err))
@@ -144,16 +198,42 @@ func (c *Client) handle2(ctx context.Context, inv *lambent.Invocation, deadline 
 	return &x.response, nil
 }
 
-// errRefused means that the function refused a request that it had got: by a reset with PROTOCOL_ERROR or
-// REFUSED_STREAM, or by GOAWAY. What it has done until then we cannot know.
+// roundTrip sends the request on the connection that there is, or on a fresh one if that one took nothing of it.
+func (x *call2) roundTrip(req *http.Request) (answer *http.Response, err error) {
+	var spent *http.ClientConn
+	for range maxConns {
+		conn, err := x.client.h2.get(x.stream, spent)
+		if err != nil {
+			return nil, err
+		}
+		if x.body != nil {
+			x.body = &upload{call: x, src: x.inv.Body, trailer: req.Trailer}
+			req.Body = x.body
+		}
+		answer, err = conn.RoundTrip(req)
+		if err == nil || x.begun.Load() || !x.intact() || x.stream.Err() != nil {
+			return answer, err
+		}
+		spent = conn
+	}
+	return nil, err
+}
+
+// errRefused means that the function says that it did nothing for a request, which it has got: by REFUSED_STREAM, or by
+// a GOAWAY that names an earlier one as the last (RFC 9113, section 8.7).
 var errRefused = errors.New("it refused the stream, or left it unanswered when it went away")
 
-// once ends a call that net/http is about to send again, after an error that it does not tell. It sends nothing
-// when the context has ended.
-func (x *call2) once() {
-	if x.begun.Load() {
-		x.cancel(errRefused)
-	}
+// isRefused tells whether err of net/http is what errRefused means.
+func isRefused(err error) bool {
+	const refusedStream = 7
+	var reset resetError
+	return errors.As(err, &reset) && reset.Code == refusedStream ||
+		err.Error() == "http2: Transport received Server's graceful shutdown GOAWAY" // of streams after the last, and not exported
+}
+
+// intact tells whether the request can be sent again: its body is untouched, or was kept whole.
+func (x *call2) intact() bool {
+	return x.body == nil || !x.body.touched.Load() || x.body.whole.Load()
 }
 
 // request makes the request for net/http.
@@ -196,7 +276,6 @@ func (x *call2) request() (*http.Request, error) {
 	if inv.Body != nil && inv.ContentLength != 0 {
 		x.body = &upload{call: x, src: inv.Body}
 		req.Body, req.ContentLength = x.body, inv.ContentLength
-		req.GetBody = func() (io.ReadCloser, error) { return x.body, nil } // untouched, or once forbids it
 		for name := range inv.Trailer {
 			if !isOurs(name) && !h1.NotInTrailer(name) {
 				if req.Trailer == nil {
@@ -205,7 +284,6 @@ func (x *call2) request() (*http.Request, error) {
 				req.Trailer[name] = nil
 			}
 		}
-		x.body.trailer = req.Trailer
 	}
 	return req, nil
 }
@@ -303,6 +381,9 @@ func (x *call2) fail(err error) error {
 	case busy:
 		return fmt.Errorf("%w: %w", e, executor.ErrBusy)
 	case errors.Is(err, h1.ErrNotSent):
+		if x.body != nil && x.body.touched.Load() {
+			x.inv.Body = io.NopCloser(bytes.NewReader(x.body.kept))
+		}
 		return fmt.Errorf("%w: %w", e, executor.ErrNotSent)
 	}
 	return e
@@ -312,6 +393,7 @@ func (x *call2) fail(err error) error {
 // function may still be working on it.
 func (x *call2) finish(err error) (busy bool) {
 	defer x.client.o.End(x.inv)
+	defer x.client.h2.count(-1)
 	x.cancel(h1.ErrAborted)
 	if x.timer != nil {
 		x.timer.Stop()
@@ -324,7 +406,8 @@ func (x *call2) finish(err error) (busy bool) {
 		x.inv.Outcome.BytesIn = x.body.sent.Load()
 	}
 	x.inv.Outcome.BytesOut = x.received
-	return x.begun.Load() && !x.whole && !errors.Is(err, errRefused) && !errors.As(err, new(*h1.ClosedError)) && !errors.As(err, new(resetError))
+	return x.begun.Load() && !x.whole && !errors.Is(err, h1.ErrNotSent) && !errors.Is(err, errRefused) &&
+		!errors.As(err, new(*h1.ClosedError)) && !errors.As(err, new(resetError))
 }
 
 // resetError means that the stream was reset, by the function or for what it sent. It has the fields of net/http's
@@ -350,11 +433,17 @@ func (x *call2) translate(err error) error {
 	switch {
 	case x.stream.Err() != nil:
 		return context.Cause(x.stream)
-	case errors.Is(err, h1.ErrNotSent), errors.Is(err, errRefused):
-		return err
+	case errors.Is(err, h1.ErrNotSent):
+		if x.intact() {
+			return err
+		}
+	case isRefused(err) && x.intact():
+		return fmt.Errorf("%w: %w", h1.ErrNotSent, errRefused)
+	case isRefused(err):
+		return errRefused
 	case errors.As(err, &reset):
 		return reset
-	case !x.begun.Load() && (x.body == nil || !x.body.touched.Load()):
+	case !x.begun.Load() && x.intact():
 		return fmt.Errorf("%w: %w: %w", h1.ErrNotSent, syscall.ECONNRESET, err) // the connection broke: what it is made by says ErrNotSent itself
 	case strings.HasPrefix(err.Error(), "connection error:"): // a type that net/http keeps to itself
 		return &h1.ProtocolError{Text: err.Error()}
@@ -368,15 +457,19 @@ type upload struct {
 	src     io.ReadCloser
 	trailer http.Header // announced, filled in at the end
 	sent    atomic.Int64
-	touched atomic.Bool
+	asked   atomic.Bool // a Read was begun
+	touched atomic.Bool // something of src was read, or tried to
+	whole   atomic.Bool // kept is all of src
 	closed  atomic.Bool
 	mu      sync.Mutex // held while src is being read
+	kept    []byte     // what was read, as long as it is not too much; guarded by mu
 }
 
 // Read reads the caller's body. A failure ends the call: the function must not take what it has for the whole.
 func (u *upload) Read(p []byte) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.asked.Store(true) // before the look at closed, as Close does it the other way round
 	if u.closed.Load() {
 		return 0, http.ErrBodyReadAfterClose
 	}
@@ -384,8 +477,15 @@ func (u *upload) Read(p []byte) (int, error) {
 	u.call.flows()
 	n, err := u.src.Read(p)
 	sent := u.sent.Add(int64(n))
+	if sent <= maxKept {
+		u.kept = append(u.kept, p[:n]...)
+	} else {
+		u.kept = nil
+	}
+	length := u.call.inv.ContentLength
+	u.whole.Store(sent <= maxKept && (sent == length || length < 0 && err == io.EOF))
 	switch {
-	case err == io.EOF && sent < u.call.inv.ContentLength:
+	case err == io.EOF && sent < length:
 		err = io.ErrUnexpectedEOF
 	case err == io.EOF:
 		for name := range u.trailer {
@@ -398,9 +498,9 @@ func (u *upload) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close ends a Read that waits.
+// Close ends a Read that waits. A body that was not asked for stays as it is.
 func (u *upload) Close() error {
-	if u.closed.Swap(true) {
+	if u.closed.Swap(true) || !u.asked.Load() {
 		return nil
 	}
 	return u.src.Close()

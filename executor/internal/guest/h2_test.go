@@ -17,6 +17,7 @@ import (
 
 	"lambent"
 	"lambent/executor"
+	"lambent/internal/h1"
 )
 
 func servers2() lambent.Settings {
@@ -193,42 +194,119 @@ func TestH2BrokenAnswers(t *testing.T) {
 	}
 }
 
-// A request that the function has begun must not be sent again, as net/http does after some errors.
-func TestH2NeverTwice(t *testing.T) {
+// What the function says that it did not begin goes to another instance. Nothing is sent to the same one twice, as
+// net/http does after some errors.
+func TestH2Refused(t *testing.T) {
 	const headers, rst, goaway, protocol, refused = 1, 3, 7, 1, 7
-	for name, frame := range map[string][]byte{
-		"protocol error": {0, 0, 4, rst, 0, 0, 0, 0, 1, 0, 0, 0, protocol},
-		"refused stream": {0, 0, 4, rst, 0, 0, 0, 0, 1, 0, 0, 0, refused},
-		"goaway":         {0, 0, 8, goaway, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0},
+	for name, tt := range map[string]struct {
+		frame  []byte
+		unsent bool
+	}{
+		"protocol error": {[]byte{0, 0, 4, rst, 0, 0, 0, 0, 1, 0, 0, 0, protocol}, false},
+		"refused stream": {[]byte{0, 0, 4, rst, 0, 0, 0, 0, 1, 0, 0, 0, refused}, true},
+		"goaway":         {[]byte{0, 0, 8, goaway, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, true},
+		"goaway after":   {[]byte{0, 0, 8, goaway, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2}, false},
 	} {
-		for _, body := range []string{"", "x"} {
-			t.Run(name+" "+body, func(t *testing.T) {
+		for _, body := range []string{"", "x", strings.Repeat("x", 60<<10)} {
+			t.Run(fmt.Sprint(name, " ", len(body)), func(t *testing.T) {
 				var requests atomic.Int32
 				h := script(t, servers2(), func(conn *net.UnixConn, in *bufio.Reader) {
 					context.AfterFunc(t.Context(), func() { conn.Close() }) // net/http may not have seen yet that it is idle
 					in.Discard(len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
 					io.WriteString(conn, noSettings)
 					head := make([]byte, 9)
-					for {
+					for asked, left := false, len(body); ; {
 						if _, err := io.ReadFull(in, head); err != nil {
 							return
 						}
-						in.Discard(int(head[0])<<16 | int(head[1])<<8 | int(head[2]))
+						size := int(head[0])<<16 | int(head[1])<<8 | int(head[2])
+						in.Discard(size)
+						if head[3] == 0 {
+							left -= size
+						}
 						if head[3] == headers {
 							requests.Add(1)
-							conn.Write(frame)
+							asked = true
+						}
+						if asked && left == 0 {
+							conn.Write(tt.frame)
+							asked = false
+							if !tt.unsent && name == "goaway after" {
+								conn.Close()
+							}
 						}
 					}
 				})
-				_, _, err := h.do(t.Context(), call("/", body))
+				inv := call("/", body)
+				_, _, err := h.do(t.Context(), inv)
 				wantCode(t, err, lambent.CodeBadResponse, false)
-				if !strings.Contains(err.Error(), "gave the request up") {
+				unsent := tt.unsent && len(body) <= 1
+				if errors.Is(err, executor.ErrNotSent) != unsent {
 					t.Error(err)
+				}
+				if unsent && body != "" {
+					if rest, err := io.ReadAll(inv.Body); string(rest) != body || err != nil {
+						t.Errorf("another instance would get %q, %v", rest, err)
+					}
 				}
 				if requests.Load() != 1 || h.dials.Load() != 1 {
 					t.Errorf("%d requests on %d connections", requests.Load(), h.dials.Load())
 				}
 			})
+		}
+	}
+}
+
+// A request goes to another connection with its body when the one that there was takes no more.
+func TestH2GoneMeanwhile(t *testing.T) {
+	h, _ := serve2(t, servers2(), func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "close") // GOAWAY, to net/http
+		_, _ = io.Copy(w, r.Body)
+	})
+	for range 20 {
+		inv := call("/", "again")
+		if _, body, err := h.do(t.Context(), inv); err != nil && !errors.Is(err, executor.ErrNotSent) || err == nil && body != "again" {
+			t.Fatal(body, err)
+		}
+	}
+}
+
+// unaccepted is a connection that is given back once something was sent on it.
+type unaccepted struct {
+	net.Conn
+	sent chan struct{}
+	once sync.Once
+}
+
+func (c *unaccepted) Write(p []byte) (int, error) {
+	if len(p) > 24 { // beyond the preface
+		c.once.Do(func() { close(c.sent) })
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *unaccepted) Read([]byte) (int, error) {
+	<-c.sent
+	return 0, h1.ErrUnaccepted
+}
+
+func TestH2Unaccepted(t *testing.T) {
+	_, dial := listen(t)
+	h := connect(t, servers2(), func(ctx context.Context) (net.Conn, error) {
+		conn, err := dial(ctx)
+		return &unaccepted{Conn: conn, sent: make(chan struct{})}, err
+	})
+	h.died = func() *lambent.Error { return lambent.Errorf(lambent.CodeInstanceExited, "killed") }
+	for _, body := range []string{"", "x"} {
+		inv := call("/", body)
+		_, err := h.Handle(t.Context(), inv, soon())
+		if !errors.Is(err, executor.ErrNotSent) || !lambent.HasCode(err, lambent.CodeInstanceExited) {
+			t.Errorf("got %v", err)
+		}
+		if body != "" {
+			if rest, err := io.ReadAll(inv.Body); string(rest) != body || err != nil {
+				t.Errorf("another instance would get %q, %v", rest, err)
+			}
 		}
 	}
 }
