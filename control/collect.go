@@ -3,7 +3,6 @@ package control
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"hash/maphash"
 	"iter"
@@ -74,9 +73,6 @@ type suspect struct {
 	of    Named
 	entry store.Entry
 }
-
-// sweepShare bounds how much of the time goes into looking for references to code: one in so many parts.
-const sweepShare = 50
 
 // NewCollector makes a Collector; it does nothing before Run.
 func NewCollector(o CollectorOptions) *Collector {
@@ -156,7 +152,10 @@ func (c *Collector) collect(ctx context.Context, now time.Time) error {
 			return err
 		}
 	}
-	if due := c.due(now); len(due) > 0 && !now.Before(c.next.sweep) {
+	if now.Before(c.next.sweep) {
+		return nil
+	}
+	if due := c.takeDue(now); len(due) > 0 {
 		err := c.sweep(ctx, due, now)
 		c.next.sweep = now.Add(sweepShare * time.Since(now))
 		return err
@@ -333,110 +332,5 @@ func (c *Collector) removeSuspects(ctx context.Context) error {
 		c.Logger.Info("removed what was left of a function that is gone", "function", n.Namespace+"/"+n.Name, "entry", left.entry.Key)
 	}
 	c.suspects = nil
-	return nil
-}
-
-// due gives the code that has been pending for the grace, which is as long as a stop of an instance may take.
-func (c *Collector) due(now time.Time) map[string]bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	due := map[string]bool{}
-	for digest, since := range c.pending {
-		if now.Sub(since) >= c.Grace {
-			due[digest] = true
-		}
-	}
-	return due
-}
-
-// sweep removes the code of due that nothing refers to. now is before the references are read.
-func (c *Collector) sweep(ctx context.Context, due map[string]bool, now time.Time) error {
-	c.mu.Lock()
-	for digest := range due {
-		delete(c.pending, digest)
-	}
-	c.mu.Unlock()
-	gone, err := c.removeCode(ctx, due, now)
-	if len(gone) > 0 {
-		c.Logger.Info("removed code that nothing refers to", "bundles", len(gone))
-		err = errors.Join(err, c.unmark(ctx, func(digest string) bool { return gone[digest] }))
-	}
-	if err != nil { // what is gone by then is found to be
-		c.mu.Lock()
-		for digest := range due {
-			c.pending[digest] = now
-		}
-		c.mu.Unlock()
-	}
-	return err
-}
-
-// removeCode leaves in due what it did not get to, and takes out what is in use.
-func (c *Collector) removeCode(ctx context.Context, due map[string]bool, now time.Time) (gone map[string]bool, err error) {
-	for entry, err := range c.Store.List(ctx, revisionPrefix) {
-		if err != nil {
-			return nil, err
-		}
-		var r struct{ Code, Source string } // all that is needed, of very many
-		if json.Unmarshal(entry.Value, &r) != nil {
-			continue // what cannot be read never runs
-		}
-		delete(due, r.Code)
-		delete(due, r.Source)
-		if len(due) == 0 {
-			return nil, nil
-		}
-	}
-	use := func(r *lambent.Revision) {
-		delete(due, r.Code)
-		delete(due, r.Source)
-	}
-	for namespace, name := range c.Functions.Names() {
-		if f, ok := c.Functions.Lookup(namespace, name); ok {
-			use(f.Latest)
-		}
-	}
-	for entry, err := range c.Store.List(ctx, AliasPrefix) {
-		if err != nil {
-			return nil, err
-		}
-		if a, err := DecodeAlias(entry); err == nil {
-			for _, t := range a.Targets {
-				use(t.Revision)
-			}
-		}
-	}
-	for r := range c.Live {
-		use(r)
-	}
-	gone = map[string]bool{}
-	for digest := range due {
-		removed, err := c.Code.Remove(digest, now.Add(-c.Grace))
-		if err != nil {
-			return gone, err
-		}
-		if removed {
-			gone[digest] = true
-		}
-	}
-	return gone, nil
-}
-
-// unmark deletes the notes of who has uploaded code that is gone.
-func (c *Collector) unmark(ctx context.Context, gone func(digest string) bool) error {
-	var stale []store.Entry
-	for entry, err := range c.Store.List(ctx, codePrefix) {
-		if err != nil {
-			return err
-		}
-		if _, hex, _ := strings.Cut(strings.TrimPrefix(entry.Key, codePrefix), "."); gone("sha256:" + hex) {
-			stale = append(stale, entry)
-		}
-	}
-	for _, entry := range stale {
-		if _, err := c.Store.Delete(ctx, entry.Key, entry.Revision); err != nil && !errors.Is(err, store.ErrConflict) {
-			return err
-		}
-	}
 	return nil
 }

@@ -46,7 +46,7 @@ func (n *node) stopCollecting() {
 // live gives the revisions that have instances or callers.
 func (n *node) live(yield func(*lambent.Revision) bool) {
 	for s := range n.dispatch.Stats() {
-		if !yield(s.Revision) {
+		if s.Instances+s.Starting+s.Waiting > 0 && !yield(s.Revision) {
 			return
 		}
 	}
