@@ -282,8 +282,8 @@ func testAdoptMany(t *testing.T, k *kit) {
 		ids[i] = dead.start(t, k.code, rev)
 	}
 	dead.kill()
-	before := holdings(t)
 	h := k.inherit(t, dir)
+	before := holdings(t)
 	began := time.Now()
 	instances := make([]*running, n)
 	var all sync.WaitGroup
@@ -312,7 +312,7 @@ func testAdoptMany(t *testing.T, k *kit) {
 		}
 		r.Stop(0)
 	}
-	h.end(t)
+	defer h.end(t)
 	eventually(t, patience, func() string {
 		var lost []string
 		for what, n := range holdings(t) {

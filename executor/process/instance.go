@@ -382,6 +382,7 @@ func (in *instance) Stop(grace time.Duration) {
 	}
 	in.stopping.Store(true)
 	if grace > 0 {
+		_ = os.Remove(in.exec.path(in.id, fileState)) // so that nobody adopts it; an error means that there is none
 		order := sandbox.Order{Stop: true, Grace: grace}
 		if json.NewEncoder(in.control).Encode(order) == nil && isClosed(in.gone, grace+time.Second) {
 			return

@@ -30,7 +30,7 @@ var setup = executortest.Setup{
 		if err != nil {
 			orphan = 0 // the default
 		}
-		return New(Options{Dir: dir, Orphan: orphan})
+		return New(Options{Dir: dir, Orphan: orphan, Unsandboxed: os.Getenv(noNamespacesEnv) != ""})
 	},
 	Lacks:     lacks(),
 	Leftovers: leftovers,

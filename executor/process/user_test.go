@@ -57,7 +57,7 @@ func TestUnprivileged(t *testing.T) {
 	if needsRoot(t) {
 		return
 	}
-	tests := "^(TestConformance|TestOrphansEndThemselves|TestJob|TestJobEnds|TestLongPath|TestFindings|TestRoots|TestSandboxFailureNamesTheStep|TestExitBeforeTheFirstWord|TestWatch|TestEgress.*)$"
+	tests := "^(TestConformance|TestOrphansEndThemselves|TestJob|TestJobEnds|TestDamagedState|TestShareFolder|TestLeftAlone|TestFakeInit|TestLongPath|TestFindings|TestRoots|TestSandboxFailureNamesTheStep|TestExitBeforeTheFirstWord|TestWatch|TestEgress.*)$"
 	t.Log(asUser(t, tests, (*exec.Cmd).Start))
 }
 
@@ -198,6 +198,7 @@ func TestWithoutNamespaces(t *testing.T) {
 			if !strings.Contains(out, "--- PASS: TestWithoutNamespaces/unsandboxed ") {
 				t.Error(out)
 			}
+			t.Log(withoutNamespaces(t, "^TestConformance$/^(SweepAfterCrash|Adopt|AdoptBusy|AdoptLastWords|AdoptMany|Handover)$"))
 		}
 		return
 	}
@@ -263,7 +264,7 @@ func testUnsandboxed(t *testing.T) {
 		}
 		return string(body)
 	}
-	for _, want := range []string{`"NoNewPrivs":"1"`, `"Seccomp":"2"`, `"CapEff":"0000000000000000"`} {
+	for _, want := range []string{`"NoNewPrivs":"1"`, `"Seccomp":"2"`, `"CapEff":"0000000000000000"`, `"fds":["0","1","2","3"]`} {
 		if self := get("/self"); !strings.Contains(self, want) {
 			t.Errorf("it is not %s: %s", want, self)
 		}

@@ -1,0 +1,396 @@
+package process
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lambent"
+	"lambent/executor"
+	"lambent/executor/executortest"
+	"lambent/internal/egress"
+	"lambent/internal/sandbox"
+)
+
+// open makes an executor that is closed when the test ends.
+func open(t *testing.T, o Options) *Executor {
+	t.Helper()
+	e, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if e.away != nil {
+		t.Fatal(e.away)
+	}
+	return e
+}
+
+func begin(t *testing.T, e *Executor, rev *lambent.Revision, code string) *instance {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	in, err := e.Start(ctx, executor.Spec{ID: lambent.NewID(), Revision: rev, CodeDir: code, Log: func(lambent.LogLine) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in.(*instance)
+}
+
+func takeOver(t *testing.T, e *Executor, in *instance) *instance {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	adopted, err := e.Adopt(ctx, executor.Spec{ID: in.id, Revision: in.revision, Log: func(lambent.LogLine) {}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return adopted.(*instance)
+}
+
+func ask(t *testing.T, in *instance, target string) string {
+	t.Helper()
+	resp, err := in.Handle(t.Context(), &lambent.Invocation{ID: lambent.NewID(), Revision: in.revision, Method: "GET", Target: target}, time.Now().Add(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err = errors.Join(err, resp.Body.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
+// damages are what may have become of a state file. Each names a process that is not ours, if it names one.
+var damages = []func(file string, s state, foreign *os.Process) error{
+	func(file string, _ state, _ *os.Process) error { return os.Remove(file) },
+	func(file string, _ state, _ *os.Process) error { return os.Truncate(file, 0) },
+	func(file string, _ state, _ *os.Process) error { return os.Truncate(file, 100) },
+	func(file string, _ state, _ *os.Process) error { return os.Truncate(file, 2*maxState) },
+	func(file string, _ state, _ *os.Process) error { return os.WriteFile(file, []byte("[1,2]"), 0o600) },
+	func(file string, _ state, _ *os.Process) error {
+		return errors.Join(os.Remove(file), unix.Mkfifo(file, 0o600)) // whoever opens it waits
+	},
+	func(file string, _ state, _ *os.Process) error {
+		return errors.Join(os.Rename(file, file+".away"), os.Symlink(file+".away", file))
+	},
+	func(file string, s state, _ *os.Process) error { s.Format++; return rewrite(file, s) },
+	func(file string, s state, _ *os.Process) error { s.Level = "other"; return rewrite(file, s) },
+	func(file string, s state, _ *os.Process) error { s.Revision = nil; return rewrite(file, s) },
+	func(file string, s state, _ *os.Process) error { s.PID = 0; return rewrite(file, s) },
+	func(file string, s state, _ *os.Process) error { s.PID = -1; return rewrite(file, s) },
+	func(file string, s state, _ *os.Process) error { s.PID = 1; return rewrite(file, s) },
+	func(file string, s state, _ *os.Process) error { s.Start += "1"; return rewrite(file, s) },
+	func(file string, s state, foreign *os.Process) error {
+		stat, err := sandbox.Stat(foreign.Pid)
+		if err != nil {
+			return err
+		}
+		s.PID, s.Start = foreign.Pid, stat[statStart]
+		return rewrite(file, s)
+	},
+}
+
+func rewrite(file string, s state) error {
+	raw, err := json.Marshal(s)
+	return errors.Join(err, os.WriteFile(file, raw, 0o600))
+}
+
+// TestDamagedState damages the states of what a crash left. Nobody gets the users of what is left; a sweep ends that, and
+// nothing else.
+func TestDamagedState(t *testing.T) {
+	code := t.TempDir()
+	executortest.BuildFixture(t, code)
+	bystander := exec.Command("/bin/sleep", "600")
+	bystander.Args = []string{initName, "600"}
+	if err := bystander.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer bystander.Wait()
+	defer bystander.Process.Kill()
+	for part := range slices.Chunk(damages, 3) {
+		dir := t.TempDir()
+		executortest.KillOne(t, dir, code)
+		files, err := filepath.Glob(filepath.Join(dir, instancesDir, "*", fileState))
+		if err != nil || len(files) != 3 {
+			t.Fatalf("there are %v, %v", files, err)
+		}
+		for i, damage := range part {
+			raw, err := os.ReadFile(files[i])
+			var s state
+			if err = errors.Join(err, json.Unmarshal(raw, &s)); err != nil {
+				t.Fatal(err)
+			}
+			if err := damage(files[i], s, bystander.Process); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e := open(t, Options{Dir: dir})
+		left, err := e.Left()
+		if len(left) != 3-len(part) || err != nil {
+			t.Errorf("%d are left to be adopted, want %d, %v", len(left), 3-len(part), err)
+		}
+		if len(e.users.used) != 3 {
+			t.Errorf("the users %v are taken, want 3", e.users.used)
+		}
+		for _, file := range files[:len(part)] {
+			_, err := e.Adopt(t.Context(), executor.Spec{ID: filepath.Base(filepath.Dir(file)), Revision: revisionOf(t, nil), Log: func(lambent.LogLine) {}}, nil)
+			if !lambent.HasCode(err, lambent.CodeConflict) {
+				t.Errorf("adopting gives %v", err)
+			}
+		}
+		if err := e.Sweep(); err != nil {
+			t.Error(err)
+		}
+		if left, err := leftovers(dir); len(left) > 0 || err != nil {
+			t.Errorf("left over: %v, %v", left, err)
+		}
+		if len(e.users.used) != 0 {
+			t.Errorf("the users %v are taken after the sweep", e.users.used)
+		}
+	}
+	if stat, err := sandbox.Stat(bystander.Process.Pid); err != nil || stat[0] != "S" {
+		t.Errorf("a process that is not ours: %v, %v", stat, err)
+	}
+}
+
+// TestSweepHalfMade sweeps what a crash leaves in the middle of a start.
+func TestSweepHalfMade(t *testing.T) {
+	dir := t.TempDir()
+	for _, sub := range []string{"empty", "half/" + fileRoot + "77"} {
+		if err := os.MkdirAll(filepath.Join(dir, instancesDir, sub), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e := open(t, Options{Dir: dir})
+	if e.tree != nil {
+		if _, err := e.tree.Create("grouponly", limitsOf(&revisionOf(t, nil).Settings)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, err := e.Left(); len(left) > 0 || err != nil {
+		t.Errorf("%v are left, %v", left, err)
+	}
+	if err := e.Sweep(); err != nil {
+		t.Error(err)
+	}
+	if left, err := leftovers(dir); len(left) > 0 || err != nil {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
+// TestShareFolder has two executors on a folder: users, shims and the folder itself stay while somebody needs them.
+func TestShareFolder(t *testing.T) {
+	dir, code := t.TempDir(), t.TempDir()
+	executortest.BuildFixture(t, code)
+	if err := os.WriteFile(filepath.Join(code, "main.py"), []byte("def handler(event, context): import lambent_late_import_is_none\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	old := open(t, Options{Dir: dir})
+	python := begin(t, old, revisionOf(t, func(s *lambent.Settings) { s.Runtime, s.Handler = "python3.11", "main.handler" }), code)
+	plain := begin(t, old, revisionOf(t, nil), code)
+	shims := func() int {
+		entries, err := os.ReadDir(filepath.Join(dir, runtimeDir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	next := open(t, Options{Dir: dir, Half: 1})
+	python.Leave()
+	plain.Leave()
+	plain.Stop(0) // is not ours to do any more
+	if err := old.Close(); err != nil {
+		t.Error(err)
+	}
+	python, plain = takeOver(t, next, python), takeOver(t, next, plain)
+	if err := next.Sweep(); err != nil {
+		t.Error(err)
+	}
+	if n := shims(); n != 2 {
+		t.Errorf("there are %d folders of shims, want those of both processes", n)
+	}
+	fresh := begin(t, next, revisionOf(t, nil), code)
+	if privileged() && (fresh.user == plain.user || fresh.user < int(next.users.base) || plain.user >= int(next.users.base)) {
+		t.Errorf("the users are %d and %d, from %d on", plain.user, fresh.user, next.users.base)
+	}
+	pid, _, _ := strings.Cut(ask(t, plain, "/count"), " ")
+	python.Stop(0)
+	if err := next.Sweep(); err != nil {
+		t.Error(err)
+	}
+	if n := shims(); n != 2 { // plain began with the others
+		t.Errorf("there are %d folders of shims", n)
+	}
+	fresh.Stop(0)
+
+	// The last executor closes, and what it has left stays.
+	plain.Leave()
+	if err := next.Close(); err != nil {
+		t.Error(err)
+	}
+	last := open(t, Options{Dir: dir})
+	plain = takeOver(t, last, plain)
+	if got := ask(t, plain, "/count"); got != pid+" 2" {
+		t.Errorf("it counts %s, want %s 2", got, pid)
+	}
+	plain.Stop(0)
+	if err := last.Sweep(); err != nil {
+		t.Error(err)
+	}
+	if n := shims(); n != 1 {
+		t.Errorf("there are %d folders of shims after all", n)
+	}
+	if err := last.Close(); err != nil {
+		t.Error(err)
+	}
+	if entries, err := os.ReadDir(dir); len(entries) > 0 || err != nil {
+		t.Errorf("the folder still has %v, %v", entries, err)
+	}
+}
+
+// TestLeftAlone leaves an instance that nobody adopts: it ends itself although its old host listens.
+func TestLeftAlone(t *testing.T) {
+	dir, code := t.TempDir(), t.TempDir()
+	executortest.BuildFixture(t, code)
+	e := open(t, Options{Dir: dir, Orphan: 500 * time.Millisecond})
+	in := begin(t, e, revisionOf(t, nil), code)
+	in.Leave()
+	select {
+	case <-in.Done():
+	case <-time.After(30 * time.Second):
+		t.Error("it lives on")
+	}
+	<-in.gone
+	if err := e.Sweep(); err != nil {
+		t.Error(err)
+	}
+	if left, err := leftovers(dir); len(left) > 0 || err != nil {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
+// TestEgressAdopted lets an instance out through the gate of who adopted it.
+func TestEgressAdopted(t *testing.T) {
+	dir, code := t.TempDir(), t.TempDir()
+	executortest.BuildFixture(t, code)
+	target, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer target.Close()
+	go func() {
+		for {
+			conn, err := target.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(conn, "here")
+			conn.Close()
+		}
+	}()
+	proxy := func(permit ...netip.Prefix) *egress.Proxy { return egress.New(egress.Options{Permit: permit}) }
+	old := open(t, Options{Dir: dir, Egress: proxy()}) // which would refuse
+	if old.level == lambent.IsolationNone {
+		t.Fatal("there is no way out of nothing")
+	}
+	in := begin(t, old, revisionOf(t, func(s *lambent.Settings) { s.Egress = []string{target.Addr().String()} }), code)
+	if got := ask(t, in, "/fetch?tcp="+target.Addr().String()); got == "here" {
+		t.Fatalf("the first gate lets it out: %q", got)
+	}
+	next := open(t, Options{Dir: dir, Half: 1, Egress: proxy(netip.MustParsePrefix("127.0.0.0/8"))})
+	in.Leave()
+	in = takeOver(t, next, in)
+	for range 20 {
+		if got := ask(t, in, "/fetch?tcp="+target.Addr().String()); got != "here" {
+			t.Fatalf("it fetches %q", got)
+		}
+	}
+	in.Stop(0)
+	if left, err := leftovers(dir); len(left) > 0 || err != nil {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
+// TestFakeInit connects an adopting host to something that only claims to be a lambent-init of an instance.
+func TestFakeInit(t *testing.T) {
+	dir, code := t.TempDir(), t.TempDir()
+	executortest.BuildFixture(t, code)
+	for name, says := range map[string]string{
+		"nothing kept": `{"kept":true}` + "\n", "no JSON": "hello\n", "hangs up": "",
+		"ends first": `{"exit":{"code":3,"at":1}}` + "\n" + `{"kept":true}` + "\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			old := open(t, Options{Dir: dir})
+			in := begin(t, old, revisionOf(t, nil), code)
+			next := open(t, Options{Dir: dir, Half: 1})
+			control := next.path(in.id, fileControl)
+			if err := os.Rename(control, control+".real"); err != nil {
+				t.Fatal(err)
+			}
+			l, err := net.Listen("unix", control)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			over := make(chan struct{})
+			go func() {
+				defer close(over)
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = io.WriteString(conn, says)
+				conn.Close()
+			}()
+			before := fileDescriptors(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			if _, err := next.Adopt(ctx, executor.Spec{ID: in.id, Revision: in.revision, Log: func(lambent.LogLine) {}}, nil); err == nil {
+				t.Error("it was adopted")
+			}
+			<-over
+			if after := fileDescriptors(t); after > before {
+				t.Errorf("%d descriptors before, %d after", before, after)
+			}
+			if got := ask(t, in, "/sleep"); got != "slept" {
+				t.Errorf("it answers %q", got)
+			}
+			in.Stop(0)
+		})
+	}
+}
+
+func TestDigest(t *testing.T) {
+	seen := map[string]string{}
+	for _, secrets := range []map[string]string{nil, {"a": ""}, {"": "a"}, {"a": "b"}, {"ab": ""}, {"a": "b", "c": "d"}, {"a": "bc", "": "d"}} {
+		d := fmt.Sprintf("%x", digest([]byte("salt"), secrets))
+		if other, again := seen[d]; again {
+			t.Errorf("%v and %s have one digest", secrets, other)
+		}
+		seen[d] = fmt.Sprint(secrets)
+	}
+	if slices.Equal(digest([]byte("one"), nil), digest([]byte("two"), nil)) {
+		t.Error("the salt does nothing")
+	}
+	if !slices.Equal(digest(nil, nil), digest(nil, map[string]string{})) {
+		t.Error("no secrets are other than no secrets")
+	}
+}
