@@ -106,7 +106,7 @@ func TestAliasKeepsItsRevisionWarm(t *testing.T) {
 // kill -9: aliases, numbers and the way back are there after it.
 func TestAliasesSurviveAKill(t *testing.T) {
 	dir := t.TempDir()
-	kill := startProcess(t, dir)
+	p := launch(t, binaries(t), dir)
 	n := attach(t, dir)
 	first := n.answering("first")
 	if _, err := n.client.Publish(t.Context(), "default", "f", ""); err != nil {
@@ -115,7 +115,7 @@ func TestAliasesSurviveAKill(t *testing.T) {
 	n.alias("prod", "", lambent.Weight{Revision: first, Weight: 1})
 	second := n.answering("second")
 	n.alias("prod", "header:X-User", lambent.Weight{Revision: second, Weight: 3}, lambent.Weight{Revision: first, Weight: 1})
-	kill()
+	p.kill()
 	n = start(t, dir)
 	n.call("GET", "/fn/f:prod", nil).want(t, 200, "")
 	n.call("GET", "/fn/f:1", nil).want(t, 200, "first")

@@ -54,6 +54,12 @@ func wantRestart(t *testing.T, c *websocket.Conn) {
 
 func (n *node) fixture(settings lambent.Settings) {
 	n.t.Helper()
+	n.program("fixture", settings)
+}
+
+// program deploys the program of executortest.
+func (n *node) program(name string, settings lambent.Settings) {
+	n.t.Helper()
 	dir := n.t.TempDir()
 	executortest.BuildFixture(n.t, dir)
 	program, err := os.ReadFile(filepath.Join(dir, "fixture"))
@@ -61,7 +67,7 @@ func (n *node) fixture(settings lambent.Settings) {
 		n.t.Fatal(err)
 	}
 	settings.Runtime = "go"
-	n.deploy("fixture", files{"main": string(program)}, settings)
+	n.deploy(name, files{"main": string(program)}, settings)
 }
 
 // What has no end of its own goes on for Timeouts.Drain when its revision was replaced, and is then ended in the way of

@@ -2,13 +2,11 @@ package system
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -356,84 +354,6 @@ func TestClientLeaves(t *testing.T) {
 		t.Errorf("record %+v", r)
 	}
 	n.call("GET", "/fn/drip/cancelled", nil).want(t, 200, "1")
-}
-
-// kill -9 of the daemon: the next start sweeps what it left, and serves.
-func TestKilledDaemon(t *testing.T) {
-	dir := t.TempDir()
-	kill := startProcess(t, dir)
-	first := attach(t, dir)
-	first.python("f", hello, nil)
-	first.call("GET", "/fn/f", nil).want(t, 201, "")
-	kill()
-	n := start(t, dir)
-	n.call("GET", "/fn/f", nil).want(t, 201, "")
-}
-
-// startProcess runs a daemon as a process of its own on dir, and gives what kills it.
-func startProcess(t *testing.T, dir string) (kill func()) {
-	t.Helper()
-	p := startUp(t, dir)
-	return p.kill
-}
-
-// process is a daemon of its own.
-type process struct {
-	cmd  *exec.Cmd
-	log  *syncBuffer // what it says
-	kill func()
-	wait func() error
-}
-
-func startUp(t *testing.T, dir string) *process {
-	t.Helper()
-	bin := filepath.Join(t.TempDir(), "lambent")
-	if out, err := exec.Command("go", "build", "-o", bin, "lambent/cmd/lambent").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	p := &process{cmd: exec.Command(bin, "up", "--data", dir, "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"), log: new(syncBuffer)}
-	p.cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+t.TempDir())
-	p.cmd.Stderr = p.log
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	p.wait = sync.OnceValue(p.cmd.Wait)
-	p.kill = func() {
-		_ = p.cmd.Process.Kill() // it may have ended
-		_ = p.wait()
-	}
-	t.Cleanup(func() {
-		p.kill()
-		if t.Failed() {
-			t.Logf("the daemon said:\n%s", p.log)
-		}
-	})
-	lines := bufio.NewScanner(out)
-	for lines.Scan() && !strings.HasPrefix(lines.Text(), "serving") {
-	}
-	return p
-}
-
-// syncBuffer is written and read by several.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 // attach gives a daemon of another process that runs on dir.
