@@ -116,7 +116,7 @@ func (n *node) adoptAll(ctx context.Context, adopter executor.Adopter) (left, ad
 		adoptions.Go(func() {
 			turns <- struct{}{}
 			defer func() { <-turns }()
-			errs[i] = n.adoptWanted(ctx, l)
+			errs[i] = n.adoptWanted(ctx, adopter, l)
 		})
 	}
 	adoptions.Wait()
@@ -137,13 +137,13 @@ func (n *node) adoptAll(ctx context.Context, adopter executor.Adopter) (left, ad
 }
 
 // adoptWanted adopts an instance if the function or an alias still refers to its revision and its secrets are what they
-// were.
-func (n *node) adoptWanted(ctx context.Context, left executor.Left) error {
+// were. If nothing does it takes down what the instance has written, and ends it.
+func (n *node) adoptWanted(ctx context.Context, adopter executor.Adopter, left executor.Left) error {
 	ctx, cancel := context.WithTimeout(ctx, adoptTime)
 	defer cancel()
 	rev, wanted := n.table.Revision(left.Revision.Namespace, left.Revision.Function, left.Revision.ID)
 	if !wanted {
-		return lambent.Errorf(lambent.CodeNotFound, "nothing refers to its revision any more")
+		rev = left.Revision
 	}
 	n.adopting.RLock()
 	defer n.adopting.RUnlock()
@@ -156,6 +156,13 @@ func (n *node) adoptWanted(ctx context.Context, left executor.Left) error {
 	}
 	if !left.Same(secrets) {
 		return lambent.Errorf(lambent.CodeConflict, "a secret has changed that it was started with")
+	}
+	if !wanted {
+		in, err := adopter.Adopt(ctx, executor.Spec{ID: left.ID, Revision: rev, Secrets: secrets, Log: n.past.line}, nil)
+		if err == nil {
+			in.Stop(0)
+		}
+		return lambent.Errorf(lambent.CodeNotFound, "nothing refers to its revision any more")
 	}
 	if err := n.adopt(ctx, left.ID, rev, nil); err != nil {
 		return err

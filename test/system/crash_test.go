@@ -264,11 +264,13 @@ def handler(event, context):
 	for len(n.lines("busy", "sleeping")) == 0 {
 		time.Sleep(10 * time.Millisecond)
 	}
+	n.call("GET", "/fn/redeployed/later?ms=1000&tag=farewell", nil).want(t, 200, "")
 	n.program("redeployed", lambent.Settings{Concurrency: 20, Env: map[string]string{"NEW": "1"}})
 	if err := n.client.Delete(t.Context(), "default", "deleted", 0); err != nil {
 		t.Fatal(err)
 	}
 	p.kill()
+	time.Sleep(time.Second) // it says good-bye to nobody
 	p = launch(t, bin, dir)
 	n.call("GET", "/fn/kept/count", nil).want(t, 200, " 1")
 	n.call("GET", "/fn/busy", nil).want(t, 200, "awake") // by another instance, at once
@@ -290,19 +292,21 @@ def handler(event, context):
 			t.Errorf("nothing tells that what was left of %s is ended", name)
 		}
 	}
-	wanted := map[string]bool{}
-	for _, e := range slices.Concat(n.systemEvents("instance.adopted"), n.systemEvents("instance.started")) {
-		wanted[e.Instance] = true
+	if lines := n.lines("redeployed", "later farewell"); len(lines) != 1 {
+		t.Errorf("the last words of an instance that nobody wanted are %+v", lines)
 	}
 	for time.Now().Before(deadline) {
 		entries, err := os.ReadDir(filepath.Join(dir, "run", "instances"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(entries) <= 3 { // kept, redeployed, busy
+		if len(entries) == 3 { // of kept, redeployed and busy
 			break
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+	if !time.Now().Before(deadline) {
+		t.Error("what is not wanted is still there")
 	}
 	p.stop(t)
 	if left := remains(t, dir); len(left) > 0 {
