@@ -29,13 +29,13 @@ func kills(ctx context.Context, short bool) error {
 }
 
 // byKill excuses requests that a killed instance had read, when the function is named as what failed. Nobody can know
-// what a dead function has read of a WebSocket or of a body that went out in pieces, so those it had are excused, too.
+// what a dead function has read of a WebSocket, so messages that it was sent are excused, too.
 func byKill(killed map[string]bool) func(*request) bool {
 	return func(r *request) bool {
 		if r.failure.fault != lambent.FaultFunction || r.failure.code != lambent.CodeInstanceExited {
 			return false
 		}
-		if len(r.accepted) == 0 && (r.function == "socket" || r.function == "upload") {
+		if len(r.accepted) == 0 && r.function == "socket" {
 			return killed[r.failure.instance]
 		}
 		return len(r.accepted) == 1 && killed[r.accepted[0]]

@@ -201,9 +201,7 @@ func (l *load) call(ctx context.Context, path string, body []byte, id string, ch
 		return why
 	}
 	if resp.StatusCode != http.StatusOK {
-		failed := told(resp.StatusCode, raw)
-		failed.instance = l.why(ctx, resp.Header, "").instance
-		return failed
+		return told(resp.StatusCode, raw)
 	}
 	answer, found := strings.CutPrefix(string(raw), "done "+id+" ")
 	if i := strings.LastIndex(string(raw), "done "+id+" "); !found && i >= 0 {
