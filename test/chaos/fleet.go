@@ -31,7 +31,8 @@ var members = []member{
 	{"handler", "python", lambent.Settings{Runtime: "python", Handler: "main.handler", Concurrency: 1, Memory: 64}},
 	{"server", "server", lambent.Settings{Runtime: "go", Handler: "server", Concurrency: 20, Memory: 64}},
 	{"stream", "server", lambent.Settings{Runtime: "go", Handler: "server", Concurrency: 20, Memory: 64}},
-	{"upload", "node", lambent.Settings{Runtime: "nodejs20", Handler: "index.default", Concurrency: 20, Memory: 128}},
+	{"upload", "server", lambent.Settings{Runtime: "go", Handler: "server", Concurrency: 20, Memory: 64}},
+	{"fetch", "node", lambent.Settings{Runtime: "nodejs20", Handler: "index.default", Concurrency: 20, Memory: 128}},
 	{"socket", "server", lambent.Settings{Runtime: "go", Handler: "server", Concurrency: 20, Memory: 64,
 		Timeouts: lambent.Timeouts{Drain: lambent.Duration(2 * time.Second)}}},
 }

@@ -186,7 +186,9 @@ func (s *instances) line(in *sandboxed, what, id string) {
 		s.mu.Lock()
 		s.alive[in.id] = in
 		s.mu.Unlock()
-	case "accepted":
+	case "seen":
+		s.ledger.see(id, in.id)
+	case "read":
 		s.ledger.read(id, in.id)
 	case "done":
 		s.ledger.work(id, in.id)

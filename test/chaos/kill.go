@@ -28,17 +28,17 @@ func kills(ctx context.Context, short bool) error {
 	}}.run(ctx, short)
 }
 
-// byKill excuses requests that a killed instance had read, when the function is named as what failed. Nobody can know
-// what a dead function has read of a WebSocket, so messages that it was sent are excused, too.
+// byKill excuses requests that a killed instance had seen, when the function is named as what failed. What had
+// been read of a WebSocket, and by Node.js, is known a moment too late, so it is enough that the instance had those.
 func byKill(killed map[string]bool) func(*request) bool {
 	return func(r *request) bool {
 		if r.failure.fault != lambent.FaultFunction || r.failure.code != lambent.CodeInstanceExited {
 			return false
 		}
-		if len(r.accepted) == 0 && r.function == "socket" {
+		if len(r.seen) == 0 && (r.function == "socket" || r.function == "fetch") {
 			return killed[r.failure.instance]
 		}
-		return len(r.accepted) == 1 && killed[r.accepted[0]]
+		return len(r.seen) > 0 && killed[r.seen[len(r.seen)-1]]
 	}
 }
 

@@ -24,7 +24,8 @@ type request struct {
 	sent         time.Time
 	took         time.Duration // until the client knew how it ended, 0 while it does not
 	failure      *failure      // nil when it was answered
-	accepted     []string      // the instances that read it
+	seen         []string      // the instances that found it waiting for them, and were about to read it
+	read         []string      // those that have read it
 	done         []string      // the instances that did it
 }
 
@@ -53,9 +54,19 @@ func (l *ledger) end(id string, why *failure) {
 	r.took, r.failure = max(time.Since(r.sent), 1), why
 }
 
+// see says that an instance is about to read a request.
+func (l *ledger) see(id, instance string) {
+	l.note(id, instance, func(r *request) {
+		if len(r.seen) == 0 || r.seen[len(r.seen)-1] != instance { // it may look twice
+			r.seen = append(r.seen, instance)
+		}
+	})
+}
+
 // read says that an instance has read a request.
 func (l *ledger) read(id, instance string) {
-	l.note(id, instance, func(r *request) { r.accepted = append(r.accepted, instance) })
+	l.see(id, instance)
+	l.note(id, instance, func(r *request) { r.read = append(r.read, instance) })
 }
 
 // work says that an instance has done a request.
@@ -94,7 +105,7 @@ func (l *ledger) odd(what string) {
 type verdict struct {
 	sent, answered, done int
 	excused              int // failed as they may
-	unread               int // of them, that no function says it had read
+	unseen               int // of them, that no function says it had seen
 	failed               int // failed as they may not
 	lost                 int // answered but not done, or without any end
 	doubled              int // read or done twice
@@ -109,14 +120,14 @@ type kind struct {
 	times                   []float64 // of the answered, in ms
 }
 
-// cut gives the instances that had read a request which was under way when the daemon was killed.
+// cut gives the instances that had seen a request which was under way when the daemon was killed.
 func (l *ledger) cut() map[string]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	busy := map[string]bool{}
 	for _, r := range l.requests {
 		if r.failure != nil && r.failure.crossed {
-			for _, instance := range r.accepted {
+			for _, instance := range r.seen {
 				busy[instance] = true
 			}
 		}
@@ -162,14 +173,14 @@ func (l *ledger) close(excuse func(*request) bool) *verdict {
 		case excuse != nil && excuse(r):
 			v.excused++
 			k.excused++
-			if len(r.accepted) == 0 {
-				v.unread++
+			if len(r.seen) == 0 {
+				v.unseen++
 			}
 		default:
 			v.failed++
 			wrong(r, "failed")
 		}
-		if len(r.accepted) > 1 || len(r.done) > 1 {
+		if len(r.read) > 1 || len(r.done) > 1 {
 			v.doubled++
 			wrong(r, "was given to a function twice")
 		}
@@ -178,7 +189,7 @@ func (l *ledger) close(excuse func(*request) bool) *verdict {
 }
 
 func (r *request) describe(what string) string {
-	text := fmt.Sprintf("%s of %s %s after %s: read by %v, done by %v", r.id, r.function, what, r.took.Round(time.Millisecond), r.accepted, r.done)
+	text := fmt.Sprintf("%s of %s %s after %s: seen by %v, read by %v, done by %v", r.id, r.function, what, r.took.Round(time.Millisecond), r.seen, r.read, r.done)
 	if r.failure != nil {
 		text += fmt.Sprintf(": %s %s %s", r.failure.fault, r.failure.code, r.failure.text)
 	}

@@ -18,6 +18,9 @@ func TestLedgerSeesHarm(t *testing.T) {
 	}{
 		{"answered", func(l *ledger) { l.read("a", "i0"); l.work("a", "i0"); l.end("a", nil) }, verdict{answered: 1, done: 1}},
 		{"read and died", func(l *ledger) { l.read("a", "i1"); l.end("a", died) }, verdict{excused: 1}},
+		{"seen and died", func(l *ledger) { l.see("a", "i1"); l.end("a", died) }, verdict{excused: 1}},
+		{"seen by one that died, done by another", func(l *ledger) { l.see("a", "i1"); l.read("a", "i0"); l.work("a", "i0"); l.end("a", nil) }, verdict{answered: 1, done: 1}},
+		{"seen by one that died, failed at another", func(l *ledger) { l.see("a", "i1"); l.read("a", "i0"); l.end("a", died) }, verdict{failed: 1}},
 		{"done and died", func(l *ledger) { l.read("a", "i1"); l.work("a", "i1"); l.end("a", died) }, verdict{excused: 1, done: 1}},
 		{"failed though nobody had read it", func(l *ledger) { l.end("a", died) }, verdict{failed: 1}},
 		{"failed though its instance lives", func(l *ledger) { l.read("a", "i0"); l.end("a", died) }, verdict{failed: 1}},

@@ -50,10 +50,11 @@ var rates = []struct {
 	check          func(answer, id string) error
 }{
 	{"handler", "/fn/handler/?id=", 60, []byte("x"), nil},
-	{"server", "/fn/server/work?id=", 70, []byte("x"), nil},
-	{"server", "/fn/server:" + prod + "/work?id=", 70, []byte("x"), nil},
+	{"server", "/fn/server/work?id=", 60, []byte("x"), nil},
+	{"server", "/fn/server:" + prod + "/work?id=", 60, []byte("x"), nil},
+	{"fetch", "/fn/fetch/?id=", 20, []byte("x"), nil},
 	{"stream", "/fn/stream/stream?for=2s&id=", 10, []byte("x"), checkStream},
-	{"upload", "/fn/upload/?id=", 40, cargo, checkDigest},
+	{"upload", "/fn/upload/upload?id=", 40, cargo, checkDigest},
 }
 
 const (
@@ -68,7 +69,7 @@ var cargo = bytes.Repeat([]byte("0123456789abcdef"), 4<<10)
 var digest = fmt.Sprintf("%x", sha256.Sum256(cargo))
 
 func checkDigest(answer, id string) error {
-	if !strings.HasSuffix(answer, " "+digest) {
+	if answer != digest {
 		return fmt.Errorf("%s has another digest: %.200q", id, answer)
 	}
 	return nil
@@ -201,7 +202,9 @@ func (l *load) call(ctx context.Context, path string, body []byte, id string, ch
 		return why
 	}
 	if resp.StatusCode != http.StatusOK {
-		return told(resp.StatusCode, raw)
+		failed := told(resp.StatusCode, raw)
+		failed.instance = l.why(ctx, resp.Header, "").instance
+		return failed
 	}
 	answer, found := strings.CutPrefix(string(raw), "done "+id+" ")
 	if i := strings.LastIndex(string(raw), "done "+id+" "); !found && i >= 0 {

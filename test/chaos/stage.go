@@ -173,8 +173,8 @@ func (s *stage) tell(v *verdict) {
 	}
 	s.report.Row("all", strconv.Itoa(v.sent), strconv.Itoa(v.answered), strconv.Itoa(v.excused), "", "")
 	s.report.Row("done, say the functions", "", strconv.Itoa(v.done), "", "", "")
-	if v.unread > 0 {
-		s.report.Row("of them not read", "", "", strconv.Itoa(v.unread), "", "")
+	if v.unseen > 0 {
+		s.report.Row("of them seen by no function", "", "", strconv.Itoa(v.unseen), "", "")
 	}
 	for i, example := range v.examples {
 		s.report.Notes[fmt.Sprintf("wrong %d", i+1)] = example

@@ -1,9 +1,11 @@
-// Command server is the function of the chaos tests that is a server: /work, /stream and /ws. It journals the id of
-// each request when it has read it, before anything else knows of it, and again when its work is done.
+// Command server is the function of the chaos tests that is a server: /work, /stream, /upload and /ws. It journals
+// the id of each request when it sees it and is about to read it, when it has read it, and when its work is done.
 package main
 
 import (
+	"crypto/sha256"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -33,6 +35,7 @@ func main() {
 	}
 	http.HandleFunc("/work", work)
 	http.HandleFunc("/stream", stream)
+	http.HandleFunc("/upload", upload)
 	http.HandleFunc("/ws", socket)
 	log.Fatal(http.Serve(l, nil))
 }
@@ -75,16 +78,40 @@ type conn struct{ net.Conn }
 var target = regexp.MustCompile(`^(?:P?OS|G?E)T [^ ]*[?&]id=([a-z0-9-]+)`)
 
 func (c conn) Read(p []byte) (int, error) {
+	id, err := c.peek()
+	if err != nil {
+		return 0, err
+	}
 	n, err := c.Conn.Read(p)
-	if id := target.FindSubmatch(p[:n]); id != nil {
-		if err := note("accepted", string(id[1])); err != nil {
+	if id != "" && n > 1 {
+		if err := note("read", id); err != nil {
 			return 0, err
 		}
 	}
 	return n, err
 }
 
-// done is the end of the work on a request: its answer follows.
+// peek waits until there is something to read and gives the id of the request that it is, if it is one.
+func (c conn) peek() (id string, err error) {
+	raw, err := c.Conn.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return "", err
+	}
+	var head [1 << 10]byte
+	n := 0
+	err = raw.Read(func(fd uintptr) bool {
+		var err error
+		n, _, err = syscall.Recvfrom(int(fd), head[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		return err != syscall.EAGAIN
+	})
+	found := target.FindSubmatch(head[:max(n, 0)]) // a failure is the next read's to tell
+	if err != nil || found == nil {
+		return "", err
+	}
+	return string(found[1]), note("seen", string(found[1]))
+}
+
+// done is the end of the work on a request: the rest of its answer follows.
 func done(w http.ResponseWriter, id string) {
 	if err := note("done", id); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -95,6 +122,17 @@ func done(w http.ResponseWriter, id string) {
 
 func work(w http.ResponseWriter, r *http.Request) {
 	time.Sleep(10 * time.Millisecond)
+	done(w, r.URL.Query().Get("id"))
+}
+
+// upload answers with the digest of what comes.
+func upload(w http.ResponseWriter, r *http.Request) {
+	hash := sha256.New()
+	if _, err := io.Copy(hash, r.Body); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	fmt.Fprintf(w, "%x\n", hash.Sum(nil))
 	done(w, r.URL.Query().Get("id"))
 }
 
@@ -131,7 +169,7 @@ func socket(w http.ResponseWriter, r *http.Request) {
 	defer c.CloseNow()
 	for {
 		kind, id, err := c.Read(r.Context())
-		if err != nil || note("accepted", string(id)) != nil {
+		if err != nil || note("read", string(id)) != nil {
 			return
 		}
 		if note("done", string(id)) != nil || c.Write(r.Context(), kind, id) != nil {
