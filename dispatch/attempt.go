@@ -50,6 +50,9 @@ func isIdempotent(inv *lambent.Invocation) bool {
 	return false
 }
 
+// failed is how many there were.
+func (a *attempts) failed() int { return a.unsent + a.died }
+
 // again tells whether the invocation is to be dispatched once more after err, and makes it ready for that.
 func (a *attempts) again(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {

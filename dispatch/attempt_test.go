@@ -146,6 +146,29 @@ func TestQueueTimeoutCountsUnsentAttempts(t *testing.T) {
 	})
 }
 
+// A node that stops lets an invocation that it has taken go to another instance.
+func TestAttemptsWhileTheNodeStops(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		tries := 0
+		w := &world{handle: func(_ context.Context, f *fake, _ *lambent.Invocation, _ time.Time) (*lambent.Response, error) {
+			time.Sleep(2 * time.Second)
+			if tries++; tries == 1 {
+				f.die()
+				return nil, fmt.Errorf("%w: %w", lambent.Errorf(lambent.CodeInstanceExited, "died"), executor.ErrNotSent)
+			}
+			return answer(), nil
+		}}
+		d := open(t, w, nil)
+		rev := revision(t, nil)
+		time.AfterFunc(time.Second, func() { d.Close(t.Context()) })
+		if _, err := invoke(t.Context(), d, rev); err != nil || tries != 2 {
+			t.Errorf("%v after %d tries", err, tries)
+		}
+		_, err := invoke(t.Context(), d, rev)
+		wantCode(t, err, lambent.CodeShuttingDown)
+	})
+}
+
 // A body of which an instance waited for more when it died goes on in the next one.
 func TestAttemptsOfABodyThatComesSlowly(t *testing.T) {
 	inBubble(t, func(t *testing.T) {

@@ -99,7 +99,7 @@ func (d *Dispatcher) Invoke(ctx context.Context, inv *lambent.Invocation) (*lamb
 	deadline := inv.Accepted.Add(inv.Revision.Settings.Timeouts.Total.D())
 	attempts := newAttempts(inv)
 	for {
-		l, err := d.lease(ctx, inv, deadline)
+		l, err := d.lease(ctx, inv, deadline, attempts.failed() > 0)
 		if err == nil {
 			var resp *lambent.Response
 			if resp, err = d.hand(ctx, l, inv, deadline); err == nil {
@@ -123,15 +123,15 @@ func (d *Dispatcher) Invoke(ctx context.Context, inv *lambent.Invocation) (*lamb
 }
 
 // lease waits for a slot and fills the phases until then. The time that instances had it for that died with it does not
-// count as waiting.
-func (d *Dispatcher) lease(ctx context.Context, inv *lambent.Invocation, deadline time.Time) (*lease, error) {
+// count as waiting. One that is made again is not refused while those under way are waited for.
+func (d *Dispatcher) lease(ctx context.Context, inv *lambent.Invocation, deadline time.Time, again bool) (*lease, error) {
 	out := &inv.Outcome
 	handled := out.Phases[lambent.PhaseHandler]
 	limit := inv.Accepted.Add(inv.Revision.Settings.Timeouts.Queue.D() + handled)
 	if deadline.Before(limit) {
 		limit = deadline
 	}
-	l, err := d.acquire(ctx, inv, limit)
+	l, err := d.acquire(ctx, inv, limit, again)
 	wait := time.Since(inv.Accepted)
 	out.Phases = lambent.Phases{}
 	if err == nil {
@@ -148,9 +148,9 @@ func (d *Dispatcher) lease(ctx context.Context, inv *lambent.Invocation, deadlin
 }
 
 // acquire takes a slot in the pool of the revision, whichever pool that is by then.
-func (d *Dispatcher) acquire(ctx context.Context, inv *lambent.Invocation, limit time.Time) (*lease, error) {
+func (d *Dispatcher) acquire(ctx context.Context, inv *lambent.Invocation, limit time.Time, again bool) (*lease, error) {
 	for {
-		if d.refuse.Load() {
+		if d.closing.Err() != nil || d.refuse.Load() && !again {
 			return nil, errShuttingDown()
 		}
 		if l, err := d.pool(inv.Revision).acquire(ctx, inv.ID, limit); !errors.Is(err, errPoolGone) {

@@ -3,7 +3,7 @@
 // Invariants, proved for every tier by executortest.Run:
 //   - An instance that Start returned is ready: it has said so itself (its answer to OPTIONS *), nobody polled.
 //   - Handle delivers a request at most once. An error that wraps [ErrNotSent] means that the function has not
-//     got it, so it may be handed to another instance: inv.Body then gives the whole body, and must be closed.
+//     got it, so it may be handed to another instance: inv.Body then gives the whole body.
 //   - After Stop returns nothing of the instance is left: no process, mount, cgroup, descriptor or file.
 //   - What an instance wrote before it finished answering has been given to its log sink before the
 //     response's Close returns, when the instance serves one request at a time.
@@ -80,7 +80,8 @@ type Usage struct {
 // ErrBusy means that the function may still be working on a request that its caller has given up.
 var ErrBusy = errors.New("the function may still be working on the request")
 
-// ErrNotSent means that no byte of the request reached the function.
+// ErrNotSent means that the function has not got the request: it has accepted no connection for it, or not read its
+// head to the end, or says that it has not begun.
 var ErrNotSent = errors.New("the request was not handed over")
 
 // Adopter is an executor whose instances outlive the process that started them, however that ended, and can be
