@@ -2,6 +2,7 @@ package code
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,27 +70,27 @@ func (s *Store) Remove(digest string, since time.Time) (bool, error) {
 	if !digestRE.MatchString(digest) {
 		return false, nil
 	}
-	grave, err := os.MkdirTemp(s.tmp, "removed-")
-	if err != nil {
-		return false, err
+	graves, err := s.bury(digest, since)
+	for _, grave := range graves {
+		err = errors.Join(err, os.RemoveAll(grave))
 	}
-	removed, err := s.bury(digest, since, grave)
-	return removed, errors.Join(err, os.RemoveAll(grave))
+	return len(graves) > 0, err
 }
 
-// bury takes the names away, the slow rest is done elsewhere. A tree is whole or not there.
-func (s *Store) bury(digest string, since time.Time, grave string) (removed bool, err error) {
+// bury takes the names away, the slow rest is done elsewhere: a tree is whole or not there. It needs no room on the disk.
+func (s *Store) bury(digest string, since time.Time) (graves []string, err error) {
 	s.holding.Lock()
 	defer s.holding.Unlock()
 	if s.held[digest] > 0 || !s.unused(digest, since) {
-		return false, nil
+		return nil, nil
 	}
 	for _, path := range []string{s.bundlePath(digest), s.treePath(digest)} {
-		if err := os.Rename(path, filepath.Join(grave, filepath.Base(path))); err == nil {
-			removed = true
+		grave := filepath.Join(s.tmp, fmt.Sprintf("removed-%d-%s", time.Now().UnixNano(), filepath.Base(path)))
+		if err := os.Rename(path, grave); err == nil {
+			graves = append(graves, grave)
 		} else if !errors.Is(err, os.ErrNotExist) {
-			return removed, err
+			return graves, err
 		}
 	}
-	return removed, nil
+	return graves, nil
 }
