@@ -154,7 +154,11 @@ func (n *node) openEngine() error {
 	if n.code, err = code.Open(code.Options{Dir: n.cfg.path("code"), Shared: n.before != nil, Logger: n.log}); err != nil {
 		return err
 	}
-	tier, err := process.New(process.Options{Dir: n.cfg.path("run"), Half: n.half, Logger: n.log, Unsandboxed: n.cfg.Unsandboxed,
+	run, err := n.cfg.runFolder()
+	if err != nil {
+		return err
+	}
+	tier, err := process.New(process.Options{Dir: run, Half: n.half, Logger: n.log, Unsandboxed: n.cfg.Unsandboxed,
 		Egress: egress.New(egress.Options{Permit: n.cfg.EgressPermit, Own: n.listeners.addresses})})
 	if err != nil {
 		return err
@@ -287,6 +291,7 @@ func (n *node) close() error {
 		n.dispatch.Close(ctx)
 	}
 	done("tiers", n.tiers.close())
+	n.cfg.leaveRunFolder()
 	done("logs, records and system events", n.past.lend(newOutbox()))
 	if n.code != nil {
 		done("code store", n.code.Close())

@@ -32,6 +32,10 @@ func TestFullDisk(t *testing.T) {
 	}
 	disk, err := fault.MountDisk(t.TempDir(), 400<<20)
 	check(t, err)
+	testFullDisk(t, disk)
+}
+
+func testFullDisk(t *testing.T, disk *fault.Disk) {
 	t.Cleanup(func() { check(t, disk.Close()) })
 	n, err := start(t, filepath.Join(disk.Dir, "data"), nil)
 	check(t, err)
