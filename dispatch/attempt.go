@@ -87,10 +87,11 @@ func (a *attempts) again(ctx context.Context, err error) bool {
 
 // settled says that there will be no other attempt. After a failure nobody reads the body any more when it returns.
 func (a *attempts) settled(failed bool) {
-	if a.body != nil {
-		a.body.settle()
+	if a.body == nil {
+		return
 	}
-	if failed && (a.body != nil || a.unsent > 0) && a.inv.Body != nil {
+	a.body.settle()
+	if failed {
 		a.inv.Body.Close()
 	}
 }
