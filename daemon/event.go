@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"fmt"
 	"os"
 
@@ -21,7 +20,7 @@ func (n *node) openPast() error {
 		return err
 	}
 	for _, kind := range []lambent.EventKind{"node", "upgrade"} {
-		for e := range n.past.events.Read(context.Background(), system.Query{Kind: kind, Limit: 1000}) {
+		for _, e := range n.past.events.Latest(system.Query{Kind: kind, Limit: 1000}) {
 			n.metrics.Event(e)
 		}
 	}
@@ -31,7 +30,7 @@ func (n *node) openPast() error {
 // started notes the start of the node, what it came after, and what of that it adopted.
 func (n *node) started(adopted string) {
 	after, text := lambent.ReasonFirst, "for the first time"
-	for e := range n.past.events.Read(context.Background(), system.Query{Kind: "node", Limit: 1}) {
+	for _, e := range n.past.events.Latest(system.Query{Kind: "node", Limit: 1}) {
 		after, text = lambent.ReasonCrash, "after a crash: the process before said no good-bye"
 		if e.Kind == lambent.EventNodeStopping {
 			after, text = lambent.ReasonClean, "after a clean stop"

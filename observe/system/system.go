@@ -111,9 +111,9 @@ func (s *Store) Read(ctx context.Context, q Query) iter.Seq2[lambent.SystemEvent
 			defer s.unfollow(f)
 		}
 		given := map[string]bool{} // in history, and perhaps in what follows again
-		for _, e := range slices.Backward(s.latest(q)) {
+		for _, e := range s.Latest(q) {
 			given[e.ID] = true
-			if !yield(*e, nil) {
+			if !yield(e, nil) {
 				return
 			}
 		}
@@ -137,9 +137,9 @@ func (s *Store) Read(ctx context.Context, q Query) iter.Seq2[lambent.SystemEvent
 	}
 }
 
-// latest gives the latest events that q wants, the latest first.
-func (s *Store) latest(q Query) []*lambent.SystemEvent {
-	var found []*lambent.SystemEvent
+// Latest gives the latest events that q wants, in the order in which they were added. It does not follow.
+func (s *Store) Latest(q Query) []lambent.SystemEvent {
+	var found []lambent.SystemEvent
 	seen := map[string]bool{}
 	take := func(e *lambent.SystemEvent) bool {
 		if len(found) >= q.Limit {
@@ -147,7 +147,7 @@ func (s *Store) latest(q Query) []*lambent.SystemEvent {
 		}
 		if q.wants(e) && !seen[e.ID] {
 			seen[e.ID] = true
-			found = append(found, e)
+			found = append(found, *e)
 		}
 		return true
 	}
@@ -155,6 +155,7 @@ func (s *Store) latest(q Query) []*lambent.SystemEvent {
 	if len(found) < q.Limit {
 		s.Files([]byte(cmp.Or(q.Function, q.Namespace)), q.Since)(take)
 	}
+	slices.Reverse(found)
 	return found
 }
 
