@@ -16,7 +16,8 @@ const farewell = 5 * time.Second
 const serviceRestart = 1012
 
 // joinFrames returns when both sides of a WebSocket have ended. When drain is closed it closes it itself, with each
-// side as its peer would: client and function get a Close frame between two frames, and nothing after that.
+// side as its peer would: client and function get a Close frame between two frames, and nothing after that. The
+// function comes first, so that its answers to what it has read arrive before the client's end.
 func (j *junction) joinFrames(drain <-chan struct{}) {
 	toClient := newFrames(j.toClient, false)
 	toFunction := newFrames(j.toFunction, true)
@@ -35,11 +36,11 @@ func (j *junction) joinFrames(drain <-chan struct{}) {
 		case <-drain:
 		}
 		defer time.AfterFunc(farewell, j.cut).Stop() // also what a peer that does not read holds up
-		var ends sync.WaitGroup
-		ends.Go(toClient.end)
-		ends.Go(toFunction.end)
-		ends.Wait()
+		toClient.drain()
+		defer time.AfterFunc(farewell/2, toClient.end).Stop() // the function may not answer
+		toFunction.end()
 		<-toClient.over
+		toClient.end()
 		<-toFunction.over
 		j.cut()
 	})
@@ -65,7 +66,8 @@ type frames struct {
 
 	mu     sync.Mutex // guards what follows
 	border wsframe.Border
-	drains bool // it ends at the next border
+	drains bool // it ends in the place of the sender's Close frame
+	ends   bool // it ends at the next border
 	closed bool // nothing goes on any more
 	last   sync.Once
 }
@@ -83,13 +85,19 @@ func (f *frames) Write(p []byte) (int, error) {
 		return f.to.Write(p)
 	}
 	all := len(p)
-	if !f.closed {
+	for len(p) > 0 && !f.closed {
+		if f.border.At() && wsframe.IsClose(p[0]) {
+			f.finish()
+			break
+		}
 		n := f.border.Next(p)
 		if _, err := f.to.Write(p[:n]); err != nil {
 			return 0, err
 		}
-		f.finish()
 		p = p[n:]
+		if f.ends {
+			f.finish()
+		}
 	}
 	f.border.Skip(p)
 	if f.closed && f.border.Closed {
@@ -98,11 +106,18 @@ func (f *frames) Write(p []byte) (int, error) {
 	return all, nil
 }
 
+// drain lets the direction end with its sender's Close frame, in whose place ours goes on.
+func (f *frames) drain() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.drains = true
+}
+
 // end ends the direction as soon as it is between two frames.
 func (f *frames) end() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.drains = true
+	f.drains, f.ends = true, true
 	f.finish()
 	if f.closed && f.border.Closed {
 		f.done()

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -155,13 +156,33 @@ func TestWebSocketEnds(t *testing.T) {
 	}{
 		{"both answer", func(t *testing.T, client, function net.Conn, drain chan struct{}) {
 			close(drain)
-			hear(t, client, goodbye)
 			hearGoodbye(t, function)
-			send(t, function, goodbye)
+			go send(t, function, goodbye)
+			hear(t, client, goodbye)
 			send(t, client, goodbye)
 			nothing(t, client)
 			nothing(t, function)
 		}, 0},
+		{"the function's last words, and a code of its own", func(t *testing.T, client, function net.Conn, drain chan struct{}) {
+			close(drain)
+			hearGoodbye(t, function)
+			last := append(text("one"), text("two")...)
+			go send(t, function, append(bytes.Clone(last), wsframe.Close(1000, "", false)...))
+			hear(t, client, last)
+			hear(t, client, goodbye)
+			send(t, client, goodbye)
+			nothing(t, client)
+			nothing(t, function)
+		}, 0},
+		{"a function that does not answer", func(t *testing.T, client, function net.Conn, drain chan struct{}) {
+			close(drain)
+			hearGoodbye(t, function)
+			go send(t, function, text("still here"))
+			hear(t, client, text("still here"))
+			hear(t, client, goodbye)
+			send(t, client, goodbye)
+			nothing(t, function)
+		}, farewell},
 		{"frames under way end first, and none comes after them", func(t *testing.T, client, function net.Conn, drain chan struct{}) {
 			one := text("client")
 			go send(t, client, one[:3])
@@ -174,11 +195,10 @@ func TestWebSocketEnds(t *testing.T) {
 			go send(t, client, append(one[3:], text("late")...))
 			hear(t, function, one[3:])
 			hearGoodbye(t, function)
-			go send(t, function, append(other[1:], text("late")...))
+			go send(t, function, append(append(other[1:], goodbye...), text("late")...))
 			hear(t, client, other[1:])
 			hear(t, client, goodbye)
 			send(t, client, goodbye)
-			send(t, function, goodbye)
 			nothing(t, client)
 			nothing(t, function)
 		}, 0},
@@ -218,9 +238,9 @@ func TestWebSocketEnds(t *testing.T) {
 			go send(t, client, goodbye)
 			hear(t, function, goodbye)
 			close(drain)
-			hear(t, client, goodbye)
 			synctest.Wait()
-			send(t, function, goodbye)
+			go send(t, function, goodbye)
+			hear(t, client, goodbye)
 			nothing(t, function)
 			nothing(t, client)
 		}, 0},

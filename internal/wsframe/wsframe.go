@@ -19,6 +19,9 @@ type Border struct {
 	Closed bool
 }
 
+// IsClose tells whether a frame that begins with that byte is a Close frame.
+func IsClose(first byte) bool { return first&0x0f == opClose }
+
 // At tells whether a frame may begin here.
 func (b *Border) At() bool { return b.need == 0 && b.left == 0 }
 
@@ -53,7 +56,7 @@ func (b *Border) begin(p []byte) int {
 		n++
 		if b.have++; b.have == 2 {
 			b.need += extended(b.head[1])
-			b.Closed = b.Closed || b.head[0]&0x0f == opClose
+			b.Closed = b.Closed || IsClose(b.head[0])
 		}
 	}
 	if b.have == b.need {
