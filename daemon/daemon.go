@@ -81,6 +81,7 @@ type node struct {
 
 	upgrading sync.Mutex     // held during an upgrade
 	before    *predecessor   // whose place this process has taken; nil for none
+	hearing   sync.WaitGroup // of what it says
 	half      int            // of the users of instances, which this process uses
 	next      *successor     // that has taken the place of this process
 	replaced  chan struct{}  // closed when next is set
@@ -197,7 +198,6 @@ func (n *node) openStore(ctx context.Context) (err error) {
 	if err := n.openBuilds(n.runner); err != nil {
 		return err
 	}
-	n.following, n.unfollow = context.WithCancel(context.Background())
 	return n.watch(ctx)
 }
 
@@ -281,10 +281,11 @@ func (n *node) close() error {
 			errs = append(errs, fmt.Errorf("closing the %s: %w", what, err))
 		}
 	}
-	n.stopCollecting()
-	if n.unwatch != nil {
-		n.unwatch()
+	if n.before != nil {
+		n.before.conn.Close()
+		n.hearing.Wait()
 	}
+	n.stopCollecting()
 	if n.dispatch != nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()

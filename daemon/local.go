@@ -23,9 +23,14 @@ import (
 const socketFile = "daemon.sock"
 
 type command struct {
-	Upgrade *struct {
-		Binary string `json:"binary"`
-	} `json:"upgrade"`
+	Upgrade *UpgradeOptions `json:"upgrade"`
+}
+
+// UpgradeOptions say how to upgrade.
+type UpgradeOptions struct {
+	Binary string `json:"binary"` // file of the new program; "" for what is now in the place of the running one
+	// Step bounds each step: what of the old process must end before it, and what the new one does. 0 is a minute.
+	Step time.Duration `json:"step"`
 }
 
 type commandLine struct {
@@ -40,11 +45,10 @@ type Upgraded struct {
 	Version string `json:"version"`
 }
 
-// Bounds of a command: its size in bytes, how long it may take to come, and an answer to be taken.
+// Bounds of a command: its size in bytes, and how long it may take to come, or a line of the answer to be taken.
 const (
-	maxCommand    = 64 << 10
-	commandTime   = 10 * time.Second
-	upgradeAtMost = 10 * time.Minute
+	maxCommand  = 64 << 10
+	commandTime = 10 * time.Second
 )
 
 // socketIn gives a path for a socket in the folder dir, which may be longer than the 107 bytes that one may have.
@@ -84,8 +88,8 @@ func (n *node) commands(ctx context.Context, running *sync.WaitGroup) (stop func
 		for {
 			select {
 			case <-signals:
-				if next, err := n.upgrade(ctx, "", func(string) {}); err == nil {
-					n.log.Info("upgraded", "pid", next.PID, "version", next.Version)
+				if now, err := n.upgraded(ctx, UpgradeOptions{}, func(string) {}); err == nil {
+					n.log.Info("upgraded", "pid", now.PID, "version", now.Version)
 				} else {
 					n.log.Error("no upgrade", "err", err)
 				}
@@ -115,6 +119,15 @@ func (n *node) commands(ctx context.Context, running *sync.WaitGroup) (stop func
 	}
 }
 
+// upgraded upgrades and returns when the new process serves.
+func (n *node) upgraded(ctx context.Context, o UpgradeOptions, say func(string)) (*Upgraded, error) {
+	next, err := n.upgrade(ctx, o, say)
+	if err != nil {
+		return nil, err
+	}
+	return next.served()
+}
+
 // command carries out what the other end of conn asks for, if that is root or who runs this daemon.
 func (n *node) command(ctx context.Context, conn *net.UnixConn) error {
 	if err := conn.SetReadDeadline(time.Now().Add(commandTime)); err != nil {
@@ -140,12 +153,8 @@ func (n *node) command(ctx context.Context, conn *net.UnixConn) error {
 		say(commandLine{Error: lambent.Errorf(lambent.CodeInvalidRequest, "this daemon does not know the command")})
 		return nil
 	}
-	next, err := n.upgrade(ctx, c.Upgrade.Binary, func(text string) { say(commandLine{Say: text}) })
-	if err != nil {
-		say(commandLine{Error: lambent.ErrorOf(err)})
-		return nil
-	}
-	say(commandLine{Done: &Upgraded{next.PID, next.Version}})
+	now, err := n.upgraded(ctx, *c.Upgrade, func(text string) { say(commandLine{Say: text}) })
+	say(commandLine{Done: now, Error: lambent.ErrorOf(err)})
 	return nil
 }
 
@@ -163,9 +172,9 @@ func peer(conn *net.UnixConn) (user int, err error) {
 	return int(cred.Uid), nil
 }
 
-// Upgrade has the daemon on the folder data replaced by the program in the file binary, "" for its own. Say is told
-// of the steps. The error tells why it was not, and that the daemon goes on to serve.
-func Upgrade(ctx context.Context, data, binary string, say func(string)) (*Upgraded, error) {
+// Upgrade has the daemon on the folder data replaced. Say is told of the steps. The error tells why it was not, and
+// that daemon goes on to serve. The upgrade goes on when ctx ends.
+func Upgrade(ctx context.Context, data string, o UpgradeOptions, say func(string)) (*Upgraded, error) {
 	dir, err := os.Open(data)
 	if err != nil {
 		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "there is no data folder: %w", err).WithHint("name it with --data")
@@ -178,13 +187,7 @@ func Upgrade(ctx context.Context, data, binary string, say func(string)) (*Upgra
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if err := conn.SetDeadline(time.Now().Add(upgradeAtMost)); err != nil {
-		return nil, err
-	}
-	c := command{Upgrade: &struct {
-		Binary string `json:"binary"`
-	}{binary}}
-	if err := json.NewEncoder(conn).Encode(c); err != nil {
+	if err := json.NewEncoder(conn).Encode(command{Upgrade: &o}); err != nil {
 		return nil, err
 	}
 	dec := json.NewDecoder(conn)

@@ -40,6 +40,7 @@ const (
 	saysOpen     step = "open"     // new: they are open
 	saysServe    step = "serve"    // old: from here there is no way back
 	saysSettled  step = "settled"  // old: what can be given at once has been given
+	saysServing  step = "serving"  // new: it accepts
 )
 
 type hello struct {

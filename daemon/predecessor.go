@@ -70,7 +70,7 @@ func (n *node) takeOver(ctx context.Context) error {
 		_ = n.before.conn.Send(message{Error: lambent.ErrorOf(err)}) // the other may have closed
 		return err
 	}
-	go n.hear()
+	n.hearing.Go(n.hear)
 	<-n.before.settled
 	return nil
 }
@@ -90,6 +90,9 @@ func (n *node) inherit(ctx context.Context) error {
 	}
 	p.inheritance = *m.Heir
 	n.half, n.held = m.Heir.Half, files[0]
+	if err := same(n.held, n.cfg.path("lock")); err != nil {
+		return err
+	}
 	stderr := files[1]
 	defer stderr.Close()
 	if n.functions, err = n.listeners.inherit(files[2]); err != nil {
@@ -123,6 +126,23 @@ func (n *node) inherit(ctx context.Context) error {
 		}
 	}
 	return errors.Join(unix.Dup3(int(stderr.Fd()), int(os.Stderr.Fd()), 0), holds(n.held))
+}
+
+// same tells whether f is the file at path: whoever takes a node's place must not do so with another's data.
+func same(f *os.File, path string) error {
+	is, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	at, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(is, at) {
+		return lambent.Errorf(lambent.CodeConflict, "%s is not the lock of the process before this one", path).
+			WithHint("both must have the same --data")
+	}
+	return nil
 }
 
 // settleTime bounds how long the adoption of the first instances keeps requests waiting.
@@ -210,7 +230,9 @@ func (n *node) adoptGiven(g given) {
 	defer n.adopting.RUnlock()
 	if err := n.adopt(ctx, g.Instance, g.Revision, g.InFlight); err != nil {
 		n.log.Warn("an instance is not taken over", "instance", g.Instance, "err", err)
+		return
 	}
+	n.abandon(g.Revision) // unless something refers to it, after what has changed since
 }
 
 // adoptTime bounds the adoption of one instance.

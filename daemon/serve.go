@@ -57,6 +57,9 @@ func (n *node) serve(ctx context.Context) error {
 		unwatch := n.watchDisk()
 		n.notify.ready(n.status())
 		n.cfg.Serving(n.at)
+		if n.before != nil {
+			_ = n.before.conn.Send(message{Step: saysServing}) // it may be gone, and need not know
+		}
 		select {
 		case <-ctx.Done():
 		case <-n.replaced:
@@ -86,6 +89,7 @@ func (n *node) status() string {
 // openDoors leads requests to the rooms of this process.
 func (n *node) openDoors() {
 	n.collect()
+	n.following, n.unfollow = context.WithCancel(context.Background())
 	n.public.lead(n.gateway(n.invoker, func() bool { return n.servers[0].Draining() }))
 	api := n.api()
 	n.calls.lead(api)

@@ -37,6 +37,12 @@ func (n *node) drain() {
 		})
 	}
 	draining.Wait()
+	if n.before != nil { // it serves with instances that end with this process
+		select {
+		case <-n.before.gone:
+		case <-ctx.Done():
+		}
+	}
 	n.dispatch.Close(ctx)
 	close(done)
 	watching.Wait()

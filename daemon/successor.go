@@ -21,23 +21,26 @@ import (
 type successor struct {
 	hello
 	binary string
+	step   time.Duration
 	cmd    *exec.Cmd
 	conn   *handover.Conn
 	words  *words        // on its stderr
+	said   chan struct{} // closed when it has said that it accepts, or can say nothing any more
+	serves bool          // set before said is closed
 	ended  chan struct{} // closed when the process has ended and said its last words
 	late   atomic.Bool   // it was ended for being too slow
 }
 
-// Bounds of the steps of an upgrade. A start may read a very large store.
+// Bounds of the steps of an upgrade: the first has nothing to do, another may read a very large store.
 const (
-	helloTimeout = 15 * time.Second
+	helloTimeout = 10 * time.Second
 	stepTimeout  = time.Minute
 	// lastWords is how long a process that has ended may keep its stderr open, by what it started.
 	lastWords = time.Second
 )
 
-// succeed starts binary with the arguments of this process.
-func (n *node) succeed(binary string) (*successor, error) {
+// succeed starts binary with the arguments of this process. Step bounds each of its steps.
+func (n *node) succeed(binary string, step time.Duration) (*successor, error) {
 	cmd := exec.Command(binary, n.cfg.Args...)
 	cmd.Stdout = os.Stdout
 	// It gets our stderr once it serves: until then we tell who asked for the upgrade what it says.
@@ -52,7 +55,7 @@ func (n *node) succeed(binary string) (*successor, error) {
 			cmd.Env = append(cmd.Env, setting)
 		}
 	}
-	s := &successor{binary: binary, cmd: cmd, words: &words{}, ended: make(chan struct{})}
+	s := &successor{binary: binary, step: step, cmd: cmd, words: &words{}, said: make(chan struct{}), ended: make(chan struct{})}
 	if s.conn, err = handover.Start(cmd); err != nil {
 		out.Close()
 		return nil, failed("%s cannot be started: %w", binary, err)
@@ -73,8 +76,15 @@ func failed(format string, args ...any) *lambent.Error {
 	return lambent.Errorf(lambent.CodeUpgradeFailed, format, args...)
 }
 
+// tell sends m. If it cannot be sent, what is expected next says why.
+func (s *successor) tell(m message, files ...syscall.Conn) { _ = s.conn.Send(m, files...) }
+
 // expect waits for a step of the new process.
-func (s *successor) expect(want step, within time.Duration) (message, error) {
+func (s *successor) expect(want step) (message, error) {
+	within := s.step
+	if want == saysHello {
+		within = min(within, helloTimeout)
+	}
 	timer := time.AfterFunc(within, func() { s.late.Store(true); s.kill() })
 	defer timer.Stop()
 	var m message
@@ -96,6 +106,23 @@ func (s *successor) expect(want step, within time.Duration) (message, error) {
 		return m, failed("%s said %q instead of %q", s.binary, m.Step, want)
 	}
 	return m, nil
+}
+
+// await waits until it says that it accepts.
+func (s *successor) await() {
+	var m message
+	_, err := s.conn.Receive(&m)
+	s.serves = err == nil && m.Step == saysServing
+	close(s.said)
+}
+
+// served waits until it serves. The error says that it does not.
+func (s *successor) served() (*Upgraded, error) {
+	<-s.said
+	if s.serves {
+		return &Upgraded{s.PID, s.Version}, nil
+	}
+	return nil, failed("process %d has taken over, but does not serve", s.PID).WithHint("see its log; when it has ended, start the node again: nothing is lost")
 }
 
 // kill ends the process and its connection.
@@ -154,5 +181,3 @@ func (w *words) String() string {
 	}
 	return strings.ToValidUTF8(text, "\uFFFD")
 }
-
-var _ syscall.Conn = (*net.TCPListener)(nil)

@@ -19,32 +19,39 @@ import (
 	"lambent/store/memory"
 )
 
-// quiet is how long requests to the control API that use the store may take to end when it is to be given up.
-const quiet = 30 * time.Second
+// quietTimeout is how long requests to the control API that use the store may take to end when it is to be given up.
+const quietTimeout = 30 * time.Second
 
 // drainIdle is how long a connection without a request is kept by a process that was replaced.
 const drainIdle = 5 * time.Second
 
-// upgrade has the program in the file binary, "" for this one's own, take the place of this process. It returns when
-// that serves, or when this process serves as before; say is told of the steps. Until the message "serve" each step
-// can be undone, and afterwards none: only then does the new process accept, so no request is ever between the two.
-func (n *node) upgrade(ctx context.Context, binary string, say func(string)) (next *successor, err error) {
+// upgrade has another process take the place of this one. It returns when that is to serve, or when this one serves as
+// before; say is told of the steps. Until the message "serve" each step can be undone, and afterwards none. Only then
+// does the new process accept, so no request is ever between the two.
+func (n *node) upgrade(ctx context.Context, o UpgradeOptions, say func(string)) (next *successor, err error) {
 	if !n.upgrading.TryLock() {
 		return nil, refused("an upgrade is under way")
 	}
 	defer n.upgrading.Unlock()
-	if binary, err = n.upgradable(binary); err != nil {
+	binary, err := n.upgradable(o.Binary)
+	if err != nil {
 		return nil, err
 	}
 	say("starting " + binary)
 	n.notify.reloading()
-	if next, err = n.succeed(binary); err != nil {
+	if next, err = n.succeed(binary, cmp.Or(o.Step, stepTimeout)); err != nil {
 		n.upgradeFailed(err)
 		return nil, err
 	}
-	defer context.AfterFunc(ctx, next.kill)()
-	var undo []func()
-	if undo, err = n.giveUp(ctx, next, say); err == nil {
+	spare := context.AfterFunc(ctx, next.kill)
+	undo, err := n.giveUp(ctx, next, say)
+	if !spare() && err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = next.conn.Send(message{Step: saysServe})
+	}
+	if err == nil {
 		n.next = next
 		n.notify.replaced(next.PID, n.status())
 		close(n.replaced)
@@ -88,7 +95,7 @@ func (n *node) upgradable(binary string) (_ string, err error) {
 
 // giveUp gives to next what only one process can have, one thing after the other. What it gives undoes that.
 func (n *node) giveUp(ctx context.Context, next *successor, say func(string)) (undo []func(), err error) {
-	m, err := next.expect(saysHello, helloTimeout)
+	m, err := next.expect(saysHello)
 	switch {
 	case err != nil:
 		return nil, err
@@ -101,10 +108,8 @@ func (n *node) giveUp(ctx context.Context, next *successor, say func(string)) (u
 	say(fmt.Sprintf("lambent %s (process %d) opens what needs no store", next.Version, next.PID))
 	heirlooms := []syscall.Conn{n.held, os.Stderr, n.functions.(*net.TCPListener), n.manage.(*net.TCPListener), n.local}
 	heir := &inheritance{PID: os.Getpid(), Version: n.cfg.Version, Half: 1 - n.half}
-	if err := next.conn.Send(message{Step: saysInherit, Heir: heir}, heirlooms...); err != nil {
-		return nil, err
-	}
-	if _, err := next.expect(saysPrepared, stepTimeout); err != nil {
+	next.tell(message{Step: saysInherit, Heir: heir}, heirlooms...)
+	if _, err := next.expect(saysPrepared); err != nil {
 		return nil, err
 	}
 
@@ -112,6 +117,7 @@ func (n *node) giveUp(ctx context.Context, next *successor, say func(string)) (u
 	n.admin.hold()
 	undo = append(undo, n.openDoors)
 	n.unfollow()
+	quiet := min(quietTimeout, next.step)
 	bound, cancel := context.WithTimeout(ctx, quiet)
 	defer cancel()
 	if inside := n.admin.idle(bound); len(inside) > 0 {
@@ -128,10 +134,8 @@ func (n *node) giveUp(ctx context.Context, next *successor, say func(string)) (u
 	if err := n.closeStore(); err != nil {
 		return undo, failed("closing the store: %w", err)
 	}
-	if err := next.conn.Send(message{Step: saysFree}); err != nil {
-		return undo, err
-	}
-	if _, err := next.expect(saysReady, stepTimeout); err != nil {
+	next.tell(message{Step: saysFree})
+	if _, err := next.expect(saysReady); err != nil {
 		return undo, err
 	}
 
@@ -146,16 +150,9 @@ func (n *node) giveUp(ctx context.Context, next *successor, say func(string)) (u
 	if err := n.past.lend(n.outbox); err != nil {
 		return undo, failed("closing logs and records: %w", err)
 	}
-	if err := next.conn.Send(message{Step: saysGo}); err != nil {
-		return undo, err
-	}
-	if _, err := next.expect(saysOpen, stepTimeout); err != nil {
-		return undo, err
-	}
-	if err := ctx.Err(); err != nil {
-		return undo, err
-	}
-	return undo, next.conn.Send(message{Step: saysServe})
+	next.tell(message{Step: saysGo})
+	_, err = next.expect(saysOpen)
+	return undo, err
 }
 
 // reopen opens the store again that a successor did not take.
@@ -175,14 +172,16 @@ func (n *node) rewind() {
 // leave serves what this process has begun, passes on what comes to it late, and gives its instances to the process
 // that has taken its place. It returns when nothing is left, that process has ended, or the time to drain after the end
 // of ctx is over.
-func (n *node) leave(ctx context.Context) {
-	ctx, cut := context.WithCancel(context.WithoutCancel(ctx))
+func (n *node) leave(stop context.Context) {
+	ctx, cut := context.WithCancel(context.Background())
 	defer cut()
 	defer context.AfterFunc(n.cfg.Hurry, func() {
 		n.dispatch.Hurry()
 		cut()
 	})()
+	defer context.AfterFunc(stop, func() { time.AfterFunc(n.cfg.Drain, cut) })()
 	next := n.next
+	go next.await()
 	go func() {
 		<-next.ended
 		cut()
@@ -214,6 +213,10 @@ func (n *node) leave(ctx context.Context) {
 	n.dispatch.Close(ctx)
 	n.outbox.close()
 	sending.Wait()
+	select {
+	case <-next.said:
+	case <-ctx.Done():
+	}
 	next.conn.Close()
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,6 +13,7 @@ import (
 
 func upgrade() *cobra.Command {
 	var data string
+	var o daemon.UpgradeOptions
 	cmd := &cobra.Command{
 		Use:   "upgrade [BINARY]",
 		Short: "Have a running node replaced by another program, without losing a request",
@@ -28,9 +30,8 @@ SIGUSR2 does the same as this command without BINARY; the log tells the outcome.
 					return err
 				}
 			}
-			binary := ""
 			if len(args) > 0 {
-				if binary, err = filepath.Abs(args[0]); err != nil {
+				if o.Binary, err = filepath.Abs(args[0]); err != nil {
 					return err
 				}
 			}
@@ -38,7 +39,7 @@ SIGUSR2 does the same as this command without BINARY; the log tells the outcome.
 			if err != nil {
 				return err
 			}
-			now, err := daemon.Upgrade(cmd.Context(), data, binary, func(step string) {
+			now, err := daemon.Upgrade(cmd.Context(), data, o, func(step string) {
 				fmt.Fprintln(cmd.ErrOrStderr(), step)
 			})
 			if err != nil {
@@ -52,5 +53,6 @@ SIGUSR2 does the same as this command without BINARY; the log tells the outcome.
 		},
 	}
 	cmd.Flags().StringVar(&data, "data", "", "folder of the node (default $XDG_DATA_HOME/lambent)")
+	cmd.Flags().DurationVar(&o.Step, "step", time.Minute, "how long each step may take before all goes on as it was")
 	return cmd
 }
