@@ -1,10 +1,12 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -88,5 +90,9 @@ func (c *Config) writeEndpoints(e Endpoints) error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(c.path("endpoints.json"), append(raw, '\n'), 0o644)
+	raw = append(raw, '\n')
+	if old, err := os.ReadFile(c.path("endpoints.json")); err == nil && bytes.Equal(old, raw) {
+		return nil // the disk may be full
+	}
+	return durable.WriteFile(c.path("endpoints.json"), raw, 0o644)
 }

@@ -38,11 +38,8 @@ func lock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// holds writes into the lock that this process has it.
+// holds writes into the lock that this process has it, over what it held before: that needs no room on a full disk.
 func holds(f *os.File) error {
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	_, err := f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
+	_, err := f.WriteAt(fmt.Appendf(nil, "%-10d\n", os.Getpid()), 0)
 	return err
 }

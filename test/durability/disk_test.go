@@ -129,6 +129,31 @@ func (n *node) has(kind lambent.EventKind) bool {
 	return false
 }
 
+// A node that is killed while its disk is full starts on the full disk, and serves what it can.
+func TestStartOnFullDisk(t *testing.T) {
+	if !fault.Namespace(t) {
+		return
+	}
+	disk, err := fault.MountDisk(t.TempDir(), 400<<20)
+	check(t, err)
+	t.Cleanup(func() { check(t, disk.Close()) })
+	n, err := start(t, filepath.Join(disk.Dir, "data"), nil)
+	check(t, err)
+	ctx := t.Context()
+	check(t, n.python(ctx, "f", hello, nil))
+	check(t, disk.Fill(0))
+	n.kill()
+	host := func(url string) string { return strings.TrimPrefix(url, "http://") }
+	n, err = start(t, n.dir, nil, "--listen", host(n.at.Functions), "--control", host(n.at.Control))
+	check(t, err)
+	if status, body, err := n.call(ctx, "/fn/f"); err != nil || status != 200 {
+		t.Errorf("%d %s, %v", status, body, err)
+	}
+	check(t, disk.Free())
+	await(t, "deploy after the disk was full", func() bool { return n.python(ctx, "late", hello, nil) == nil })
+	check(t, n.stop())
+}
+
 // Every eleventh sync fails, and the disk loses what it should have written. Whoever changes something tries again until it
 // is acknowledged; what is then is there after a kill.
 func TestFailingDisk(t *testing.T) {
