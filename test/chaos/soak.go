@@ -33,7 +33,7 @@ func (l life) part(of, in int) life {
 // it held after the first tenth.
 func soak(ctx context.Context, short bool) (err error) {
 	all := life{15 * time.Minute, 200_000, 5_000, 12_000, 3_000}
-	rest := 90 * time.Second // code that nobody needs goes after a minute
+	rest := 150 * time.Second // code that nobody needs goes after a minute, and Go collects every two
 	if short {
 		all, rest = all.part(1, 20), 5*time.Second
 	}
