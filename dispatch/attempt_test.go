@@ -243,3 +243,46 @@ func TestReplayGivesErrorsOfTheBody(t *testing.T) {
 		}
 	}
 }
+
+// deadTunnel is a switched connection whose function has died.
+type deadTunnel struct {
+	io.ReadCloser
+	closed chan struct{}
+}
+
+func (deadTunnel) Write([]byte) (int, error) {
+	return 0, lambent.Errorf(lambent.CodeInstanceExited, "killed by SIGKILL")
+}
+
+func (d deadTunnel) Read([]byte) (int, error) {
+	<-d.closed
+	return 0, io.EOF
+}
+
+func (deadTunnel) CloseWrite() error { return nil }
+
+func (d deadTunnel) Close() error {
+	close(d.closed)
+	return nil
+}
+
+// Who writes to a WebSocket may be the first to meet the death of its function.
+func TestDeathIsToldByWrites(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := &world{handle: func(context.Context, *fake, *lambent.Invocation, time.Time) (*lambent.Response, error) {
+			return &lambent.Response{Status: 101, Body: deadTunnel{closed: make(chan struct{})}}, nil
+		}}
+		d := open(t, w, nil)
+		inv := upload(revision(t, nil), nil)
+		resp, err := d.Invoke(t.Context(), inv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = resp.Body.(lambent.UpgradedBody).Write([]byte("x"))
+		wantCode(t, err, lambent.CodeInstanceExited)
+		resp.Body.Close()
+		if e := inv.Outcome.Err; e == nil || e.Code != lambent.CodeInstanceExited || e.Invocation != inv.ID {
+			t.Errorf("the outcome is %v", e)
+		}
+	})
+}

@@ -50,6 +50,11 @@ func (l *lease) judge(err error) verdict {
 	return idle
 }
 
+// isDeath tells whether an error of code says that the instance has ended.
+func isDeath(code lambent.Code) bool {
+	return code == lambent.CodeInstanceExited || code == lambent.CodeMemoryExceeded || code == lambent.CodeInstanceStopped
+}
+
 // body ends the lease and completes the outcome when the response has been read or given up. Close may be called
 // while another goroutine reads.
 type body struct {
@@ -123,7 +128,19 @@ type upgradedBody struct {
 	up lambent.UpgradedBody
 }
 
-func (b *upgradedBody) Write(p []byte) (int, error) { return b.up.Write(p) }
+// Write notes that the instance has died, of which a reader that is closed because of it would not come to tell.
+func (b *upgradedBody) Write(p []byte) (int, error) {
+	n, err := b.up.Write(p)
+	if err != nil && isDeath(lambent.ErrorOf(err).Code) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if !b.done {
+			return n, b.fail(err)
+		}
+	}
+	return n, err
+}
+
 func (b *upgradedBody) CloseWrite() error           { return b.up.CloseWrite() }
 
 func (b *upgradedBody) Close() error {
