@@ -141,7 +141,7 @@ func (b *upgradedBody) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *upgradedBody) CloseWrite() error           { return b.up.CloseWrite() }
+func (b *upgradedBody) CloseWrite() error { return b.up.CloseWrite() }
 
 func (b *upgradedBody) Close() error {
 	b.mu.Lock()
