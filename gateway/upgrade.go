@@ -54,7 +54,7 @@ func (g *Gateway) switchProtocols(w http.ResponseWriter, rc *http.ResponseContro
 		return
 	}
 	// To read from rw would cancel the request's context when the client ends its side.
-	early, err := rw.Reader.Peek(rw.Reader.Buffered())
+	early, err := rw.Peek(rw.Reader.Buffered())
 	if err != nil {
 		return
 	}

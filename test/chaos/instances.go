@@ -156,7 +156,7 @@ func (s *instances) follow(ctx context.Context, init int) {
 		return
 	}
 	defer file.Close()
-	defer context.AfterFunc(ctx, func() { file.SetReadDeadline(time.Now()) })()
+	defer context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Now()) })() // a pipe has deadlines
 	in := &sandboxed{init: init}
 	for {
 		lines := bufio.NewScanner(file)

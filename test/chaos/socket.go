@@ -43,7 +43,7 @@ func (l *load) converse(ctx context.Context, length time.Duration) {
 		}
 		began := time.Now()
 		err := c.talk(ctx, stop, socket)
-		socket.CloseNow()
+		_ = socket.CloseNow() // err tells how it ended
 		switch status := websocket.CloseStatus(err); {
 		case err == nil:
 			return

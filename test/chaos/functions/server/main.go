@@ -166,7 +166,7 @@ func socket(w http.ResponseWriter, r *http.Request) {
 	if err != nil || note("done", r.URL.Query().Get("id")) != nil {
 		return
 	}
-	defer c.CloseNow()
+	defer func() { _ = c.CloseNow() }() // closed already, as a rule
 	for {
 		kind, id, err := c.Read(r.Context())
 		if err != nil || note("read", string(id)) != nil {
