@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"lambent"
 	"lambent/executor"
 	"lambent/internal/sandbox"
@@ -44,7 +42,7 @@ func (e *Executor) Left() ([]executor.Left, error) {
 			continue
 		}
 		if p, err := e.find(id, s); err == nil {
-			_ = p.Release() // cannot fail
+			p.close()
 			left = append(left, executor.Left{ID: id, Revision: s.Revision, Same: s.same})
 		}
 	}
@@ -87,14 +85,16 @@ func (e *Executor) adopt(ctx context.Context, spec executor.Spec, inFlight []str
 		return nil, errors.New("it is another revision's, or has other secrets")
 	}
 	in := &instance{
-		id: spec.ID, exec: e, revision: spec.Revision, user: e.userOf(spec.ID), phases: s.Phases, adopted: true,
+		id: spec.ID, exec: e, revision: spec.Revision, user: e.userOf(spec.ID), phases: s.Phases,
 		log: newLogger(spec), begun: make(chan sandbox.Report, 1), kept: make(chan error, 1),
 		backlog: &backlog{nonce: s.Nonce}, done: make(chan struct{}), gone: make(chan struct{}),
 	}
-	if in.process, err = e.find(spec.ID, s); err != nil {
+	process, err := e.find(spec.ID, s)
+	if err != nil {
 		return nil, err
 	}
-	in.group = e.limited(spec.ID, limitsOf(&spec.Revision.Settings), in.process)
+	in.process, in.pid = process, s.PID
+	in.group = e.limited(spec.ID, limitsOf(&spec.Revision.Settings), process, s.PID)
 	p := program{port: e.portOf(&spec.Revision.Settings), heapFull: heapFull(spec.Revision.Settings.Runtime)}
 	in.log.fatal, in.log.inFlight = p.heapFull, slices.Clone(inFlight)
 	in.connectGuest(spec, p.port)
@@ -102,18 +102,21 @@ func (e *Executor) adopt(ctx context.Context, spec executor.Spec, inFlight []str
 	var readers sync.WaitGroup
 	if err := in.takeOver(ctx, p, &readers); err != nil {
 		in.drop(&readers)
+		process.close()
 		return nil, err
 	}
 	if len(inFlight) == 0 {
 		err = in.answers(ctx)
 	}
+	e.hold()
 	if isClosed(in.done, 0) { // it may have been before we came
 		in.bury(&readers)
 		return nil, lambent.Errorf(lambent.CodeInstanceExited, "the function's process %s", in.exit)
 	}
 	if err != nil {
 		in.drop(&readers)
-		return nil, err
+		process.close()
+		return nil, errors.Join(err, e.letGo())
 	}
 	go in.bury(&readers)
 	if !e.add(in) {
@@ -223,7 +226,6 @@ func (in *instance) drop(readers *sync.WaitGroup) {
 	if w, ok := in.group.(*watched); ok {
 		_ = w.Remove() // cannot fail
 	}
-	_ = in.process.Release() // cannot fail
 }
 
 // Leave implements executor.Leaver. What happens to the instance is still listened to, for the requests that are under
@@ -245,32 +247,3 @@ func (in *instance) Leave() {
 
 // Ended implements executor.Adopted.
 func (in *instance) Ended(invocation string) { in.log.ended(invocation) }
-
-// wait waits until lambent-init has ended. If another process has started it, there is no state of it for us.
-func (in *instance) wait() (*os.ProcessState, error) {
-	if !in.adopted {
-		return in.process.Wait()
-	}
-	defer in.process.Release()
-	var own int
-	var err error
-	if e := in.process.WithHandle(func(pidfd uintptr) { own, err = unix.FcntlInt(pidfd, unix.F_DUPFD_CLOEXEC, 0) }); e != nil {
-		return nil, e
-	}
-	if err == nil {
-		err = unix.SetNonblock(own, true) // so that waiting takes no thread
-	}
-	if err != nil {
-		return nil, err
-	}
-	pidfd := os.NewFile(uintptr(own), "pidfd")
-	defer pidfd.Close()
-	raw, err := pidfd.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	return nil, raw.Read(func(fd uintptr) bool { // it is readable when the process has ended
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
-	})
-}

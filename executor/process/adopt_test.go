@@ -329,6 +329,37 @@ func TestEgressAdopted(t *testing.T) {
 	}
 }
 
+// TestBacklogAdopted kills the program of an adopted instance before it takes up a request.
+func TestBacklogAdopted(t *testing.T) {
+	dir, code := t.TempDir(), t.TempDir()
+	executortest.BuildFixture(t, code)
+	old := open(t, Options{Dir: dir})
+	in := begin(t, old, revisionOf(t, nil), code)
+	next := open(t, Options{Dir: dir, Half: 1})
+	in.Leave()
+	in = takeOver(t, next, in)
+	signal := func(sig unix.Signal) {
+		t.Helper()
+		for _, pid := range sandbox.Below(in.pid) {
+			if err := unix.Kill(pid, sig); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	signal(unix.SIGSTOP)
+	outcome := make(chan error, 1)
+	go func() {
+		_, err := in.Handle(t.Context(), &lambent.Invocation{ID: "one", Revision: in.revision, Method: "GET", Target: "/count"}, time.Now().Add(time.Minute))
+		outcome <- err
+	}()
+	time.Sleep(100 * time.Millisecond) // enough for most runs to have sent it; the others prove less
+	signal(unix.SIGKILL)
+	if err := <-outcome; !errors.Is(err, executor.ErrNotSent) {
+		t.Errorf("got %v", err)
+	}
+	<-in.gone
+}
+
 // TestFakeInit connects an adopting host to something that only claims to be a lambent-init of an instance.
 func TestFakeInit(t *testing.T) {
 	dir, code := t.TempDir(), t.TempDir()

@@ -40,7 +40,7 @@ func TestDial(t *testing.T) {
 	in := started.(*instance)
 	defer in.Stop(0)
 	descriptors := func() int {
-		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", in.process.Pid))
+		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", in.pid))
 		if err != nil {
 			t.Fatal(err)
 		}

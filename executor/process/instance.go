@@ -37,14 +37,14 @@ type instance struct {
 	revision *lambent.Revision
 	user     int
 	group    resources
-	process  *os.Process
+	process  supervisor
+	pid      int // of process
 	control  *net.UnixConn
 	log      *logger
 	gate     *egress.Gate // nil without egress rules
 	guest    *guest.Client
 	backlog  *backlog // nil for jobs, and without a socket before an adoption
 	phases   lambent.Phases
-	adopted  bool // another process has started it
 	stopping atomic.Bool
 	left     atomic.Bool  // another process answers for it, or nobody
 	kills    atomic.Int64 // for memory, as far as hintMemory knows
@@ -71,6 +71,7 @@ func (in *instance) watch() {
 	var readers sync.WaitGroup
 	readers.Go(in.listen)
 	in.log.start(&readers)
+	in.exec.hold()
 	go in.bury(&readers)
 }
 
@@ -99,7 +100,7 @@ func (in *instance) listen() {
 
 // bury waits for the end of lambent-init and clears the instance away.
 func (in *instance) bury(readers *sync.WaitGroup) {
-	state, err := in.wait()
+	state, err := in.process.Wait()
 	if err != nil {
 		in.exec.log.Error("cannot wait for an instance", "instance", in.id, "err", err)
 	} else if w, ok := in.group.(*watched); ok {
@@ -119,6 +120,9 @@ func (in *instance) bury(readers *sync.WaitGroup) {
 	in.end(sandbox.Report{})
 	in.release()
 	in.exec.forget(in.id, in)
+	if err := in.exec.letGo(); err != nil {
+		in.exec.log.Error("cannot close the tier's folder", "err", err)
+	}
 	close(in.gone)
 }
 
@@ -347,7 +351,7 @@ func (in *instance) died() *lambent.Error {
 
 // dying tells whether the program is ending, or one of several of it, which have closed their connections then.
 func (in *instance) dying() bool {
-	below := sandbox.Below(in.process.Pid)
+	below := sandbox.Below(in.pid)
 	return len(below) == 0 || slices.ContainsFunc(below, sandbox.Exiting)
 }
 
@@ -395,7 +399,7 @@ func (in *instance) Stop(grace time.Duration) {
 func (in *instance) Kill() {
 	in.stopping.Store(true)
 	if in.exec.level == lambent.IsolationNone {
-		killBelow(in.process)
+		killBelow(in.process, in.pid)
 	}
 	// Else it is PID 1: the kernel kills all inside with it. An error means that it has ended already.
 	_ = in.process.Kill()

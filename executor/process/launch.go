@@ -231,10 +231,14 @@ func (in *instance) spawn(ctx context.Context, spec []byte, p program) (err erro
 	// The child resolves the path after its descriptors have been arranged. In a user namespace it may not look at
 	// ours.
 	program := fmt.Sprintf("/proc/self/fd/%d", sandbox.FDProgram)
-	in.process, err = in.group.Start(program, []string{initName, in.exec.name, in.id}, &os.ProcAttr{
+	process, err := in.group.Start(program, []string{initName, in.exec.name, in.id}, &os.ProcAttr{
 		Dir: "/", Env: []string{}, Files: files, Sys: in.exec.namespaces(),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	in.process, in.pid = process, process.Pid
+	return nil
 }
 
 // duplicate gives another descriptor of the same file.

@@ -119,12 +119,12 @@ func (e *Executor) limit(id string, l cgroup.Limits) (resources, error) {
 }
 
 // limited gives what limits an instance that another process has started.
-func (e *Executor) limited(id string, l cgroup.Limits, init *os.Process) resources {
+func (e *Executor) limited(id string, l cgroup.Limits, init supervisor, pid int) resources {
 	if e.tree != nil {
 		return e.tree.Group(id)
 	}
 	w := newWatched(l.Memory, e.level != lambent.IsolationNone)
-	w.begin(init)
+	w.begin(init, pid)
 	return w
 }
 

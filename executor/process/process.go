@@ -73,6 +73,7 @@ type Executor struct {
 	closed    bool
 	instances map[string]*instance // those that this process answers for; nil for one that it is about to make or adopt
 	reserved  map[string]int       // the users of those that were left, by the instance's id
+	holders   int                  // of dir: the executor before Close, and each instance until it is gone, given up or not
 }
 
 var (
@@ -157,6 +158,7 @@ func (e *Executor) open(path, init string) (err error) {
 	if e.dir, err = os.Open(path); err != nil {
 		return err
 	}
+	e.hold()
 	if err := unix.Flock(int(e.dir.Fd()), unix.LOCK_SH); err != nil {
 		return os.NewSyscallError("flock", err)
 	}
@@ -173,6 +175,22 @@ func (e *Executor) open(path, init string) (err error) {
 	}
 	e.init, err = loadInit(init)
 	return err
+}
+
+// hold and letGo count who needs the folder's descriptor. It is closed when nobody does any more.
+func (e *Executor) hold() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.holders++
+}
+
+func (e *Executor) letGo() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.holders--; e.holders > 0 {
+		return nil
+	}
+	return e.dir.Close()
 }
 
 // reserve keeps the users of the instances that were left for them.
@@ -296,7 +314,7 @@ func (e *Executor) closeAll() error {
 		if unix.Flock(int(e.dir.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil { // else another has it open
 			errs = append(errs, e.clear())
 		}
-		errs = append(errs, e.dir.Close())
+		errs = append(errs, os.NewSyscallError("flock", unix.Flock(int(e.dir.Fd()), unix.LOCK_UN)), e.letGo())
 	}
 	if e.init != nil {
 		errs = append(errs, e.init.Close())

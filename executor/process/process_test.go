@@ -315,8 +315,7 @@ func TestKillBelow(t *testing.T) {
 	if _, err := ended.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	ended.Pid = os.Getpid()
-	killBelow(ended)
+	killBelow(ended, os.Getpid())
 	if !slices.Contains(sandbox.Below(os.Getpid()), child.Process.Pid) {
 		t.Error("it killed a process of the pid's next owner")
 	}

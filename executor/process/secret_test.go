@@ -87,7 +87,7 @@ func TestSecretsStayInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	in := started.(*instance)
-	init := in.process.Pid
+	init := in.pid
 	raw, err := os.ReadFile(in.group.JoinFiles()[0])
 	if err != nil {
 		t.Fatal(err)

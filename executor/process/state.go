@@ -56,12 +56,12 @@ func (s *state) same(secrets map[string]string) bool {
 // save writes the state of an instance that is ready: before that nobody shall adopt it. It appears whole. That the disk
 // has it does not matter, as no instance outlives the machine.
 func (in *instance) save(secrets map[string]string) error {
-	stat, err := sandbox.Stat(in.process.Pid)
+	stat, err := sandbox.Stat(in.pid)
 	if err != nil {
 		return err
 	}
 	s := state{
-		Format: stateFormat, Level: in.exec.level, PID: in.process.Pid, Start: stat[statStart], Revision: in.revision,
+		Format: stateFormat, Level: in.exec.level, PID: in.pid, Start: stat[statStart], Revision: in.revision,
 		Phases: in.phases, OnPort: in.guest.OnPort(), Shims: in.exec.shims.name(), Nonce: in.backlog.nonce, Salt: make([]byte, 16),
 	}
 	rand.Read(s.Salt)
@@ -105,10 +105,9 @@ func (e *Executor) load(id string) (*state, error) {
 	return s, nil
 }
 
-// find gives the process of the state, if it is the lambent-init that it was. What is done to it is done to
-// no other that gets its pid.
-func (e *Executor) find(id string, s *state) (*os.Process, error) {
-	p, err := os.FindProcess(s.PID) // holds a pidfd
+// find gives the process of the state, if it is the lambent-init that it was.
+func (e *Executor) find(id string, s *state) (*stranger, error) {
+	p, err := openStranger(s.PID)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +119,8 @@ func (e *Executor) find(id string, s *state) (*os.Process, error) {
 		err = p.Signal(unix.Signal(0)) // it lived while we looked
 	}
 	if err != nil {
-		return nil, errors.Join(err, p.Release())
+		p.close()
+		return nil, err
 	}
 	return p, nil
 }

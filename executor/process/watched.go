@@ -40,7 +40,8 @@ const (
 type watched struct {
 	limit   int64
 	private bool // it has a /tmp and a /dev/shm of its own
-	process *os.Process
+	process supervisor
+	pid     int // of process
 	stop    chan struct{}
 	stopped sync.Once
 
@@ -60,13 +61,13 @@ func (w *watched) Start(path string, argv []string, attr *os.ProcAttr) (*os.Proc
 	if err != nil {
 		return nil, err
 	}
-	w.begin(p)
+	w.begin(p, p.Pid)
 	return p, nil
 }
 
 // begin watches what a lambent-init starts.
-func (w *watched) begin(p *os.Process) {
-	w.process = p
+func (w *watched) begin(p supervisor, pid int) {
+	w.process, w.pid = p, pid
 	go w.watch()
 }
 
@@ -97,15 +98,15 @@ func (w *watched) kill() {
 	w.exceeded = true
 	w.mu.Unlock()
 	if !w.private {
-		killBelow(w.process)
+		killBelow(w.process, w.pid)
 	}
 	_ = w.process.Kill() // an error means that it has ended
 }
 
 // killBelow kills what runs below a lambent-init, unless that has been waited for: then its pid may be another's.
-func killBelow(p *os.Process) {
+func killBelow(p supervisor, pid int) {
 	if p.Signal(syscall.Signal(0)) == nil {
-		sandbox.KillBelow(p.Pid)
+		sandbox.KillBelow(pid)
 	}
 }
 
@@ -113,8 +114,8 @@ func killBelow(p *os.Process) {
 func (w *watched) look() (cpu time.Duration, total int64) {
 	var anonymous, shared int64
 	// What lambent-init has waited for counts as its children's.
-	below := sandbox.Below(w.process.Pid)
-	for i, pid := range append([]int{w.process.Pid}, below...) {
+	below := sandbox.Below(w.pid)
+	for i, pid := range append([]int{w.pid}, below...) {
 		cpu += ticks(pid, i > 0)
 		if i > 0 {
 			a, s := memory(pid)
@@ -125,7 +126,7 @@ func (w *watched) look() (cpu time.Duration, total int64) {
 		var files int64
 		for _, dir := range []string{"/tmp", "/dev/shm", sandbox.WorkDir} {
 			var fs syscall.Statfs_t
-			if syscall.Statfs(fmt.Sprintf("/proc/%d/root%s", w.process.Pid, dir), &fs) == nil {
+			if syscall.Statfs(fmt.Sprintf("/proc/%d/root%s", w.pid, dir), &fs) == nil {
 				files += int64(fs.Blocks-fs.Bfree) * fs.Bsize
 			}
 		}
@@ -204,7 +205,7 @@ func (w *watched) OOMKills() (int64, error) {
 }
 
 // Empty tells whether nothing runs below lambent-init.
-func (w *watched) Empty() (bool, error) { return len(sandbox.Below(w.process.Pid)) == 0, nil }
+func (w *watched) Empty() (bool, error) { return len(sandbox.Below(w.pid)) == 0, nil }
 
 // Usage is what is seen now, and all of it at the end.
 func (w *watched) Usage() (time.Duration, int64, error) {
