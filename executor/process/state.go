@@ -1,7 +1,6 @@
 package process
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -53,8 +52,8 @@ func (s *state) same(secrets map[string]string) bool {
 	return hmac.Equal(digest(s.Salt, secrets), s.Secrets)
 }
 
-// save writes the state of an instance that is ready: before that nobody shall adopt it. It appears whole. That the disk
-// has it does not matter, as no instance outlives the machine.
+// save writes the state of an instance that is ready: before that nobody shall adopt it. A part of it is no JSON, so it
+// is as good as none. That the disk has it does not matter, as no instance outlives the machine.
 func (in *instance) save(secrets map[string]string) error {
 	stat, err := sandbox.Stat(in.pid)
 	if err != nil {
@@ -70,11 +69,7 @@ func (in *instance) save(secrets map[string]string) error {
 	if err != nil {
 		return err
 	}
-	temp := in.exec.path(in.id, fileState+".new")
-	if err := os.WriteFile(temp, raw, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temp, in.exec.path(in.id, fileState))
+	return os.WriteFile(in.exec.path(in.id, fileState), raw, 0o600)
 }
 
 const (
@@ -96,7 +91,7 @@ func (e *Executor) load(id string) (*state, error) {
 		return nil, err
 	}
 	s := new(state)
-	if err := json.NewDecoder(bytes.NewReader(raw)).Decode(s); err != nil {
+	if err := json.Unmarshal(raw, s); err != nil {
 		return nil, fmt.Errorf("its state is damaged: %w", err)
 	}
 	if s.Format != stateFormat || s.Revision == nil || s.PID <= 1 || s.Level != e.level || len(s.Nonce) != nonceSize {
