@@ -24,9 +24,9 @@ type heir struct {
 func (k *kit) inherit(t testing.TB, dir string) *heir {
 	t.Helper()
 	h := &heir{kit: *k}
-	h.kit.exec, h.kit.dir = k.open(t, dir), dir
+	h.exec, h.dir = k.open(t, dir), dir
 	var ok bool
-	if h.Adopter, ok = h.kit.exec.(executor.Adopter); !ok {
+	if h.Adopter, ok = h.exec.(executor.Adopter); !ok {
 		t.Fatal("the executor is no executor.Adopter")
 	}
 	return h
@@ -72,7 +72,7 @@ func (h *heir) leaves(t testing.TB) []string {
 // end sweeps and closes, and checks that nothing is left.
 func (h *heir) end(t testing.TB) {
 	t.Helper()
-	if err := errors.Join(h.Sweep(), h.kit.exec.Close()); err != nil {
+	if err := errors.Join(h.Sweep(), h.exec.Close()); err != nil {
 		t.Error(err)
 	}
 	h.clean(t, h.dir)
