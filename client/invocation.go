@@ -85,19 +85,28 @@ type LogQuery struct {
 	Since      time.Time // only lines from then on, unless zero
 }
 
-// Logs gives what a function wrote. An error ends the sequence; the end of ctx ends it without one.
+// Logs gives what a function wrote. An error ends the sequence; the end of ctx ends it without one. Who follows goes on
+// when the node is upgraded or started again.
 func (c *Client) Logs(ctx context.Context, namespace, name string, q LogQuery) iter.Seq2[lambent.LogLine, error] {
-	query := url.Values{"tail": {strconv.Itoa(max(q.Tail, -1))}}
-	if q.Follow {
-		query.Set("follow", "true")
+	read := func(tail int, since time.Time) iter.Seq2[lambent.LogLine, error] {
+		query := url.Values{"tail": {strconv.Itoa(max(tail, -1))}}
+		if q.Follow {
+			query.Set("follow", "true")
+		}
+		if q.Invocation != "" {
+			query.Set("invocation", q.Invocation)
+		}
+		if !since.IsZero() {
+			query.Set("since", since.UTC().Format(time.RFC3339Nano))
+		}
+		return lines[lambent.LogLine](ctx, c, functionPath(namespace, name)+"/logs?"+query.Encode(), "logs")
 	}
-	if q.Invocation != "" {
-		query.Set("invocation", q.Invocation)
+	first := read(q.Tail, q.Since)
+	if !q.Follow {
+		return first
 	}
-	if !q.Since.IsZero() {
-		query.Set("since", q.Since.UTC().Format(time.RFC3339Nano))
-	}
-	return lines[lambent.LogLine](ctx, c, functionPath(namespace, name)+"/logs?"+query.Encode(), "logs")
+	return follow(ctx, first, func(since time.Time) iter.Seq2[lambent.LogLine, error] { return read(-1, since) },
+		func(l lambent.LogLine) time.Time { return l.Time })
 }
 
 // EventQuery says which events to read. A field that is empty leaves nothing out.
@@ -110,22 +119,32 @@ type EventQuery struct {
 }
 
 // SystemEvents gives what happened to the node and its instances, in its order. An error ends the sequence; the end of
-// ctx ends it without one.
+// ctx ends it without one. Who follows goes on when the node is upgraded or started again.
 func (c *Client) SystemEvents(ctx context.Context, q EventQuery) iter.Seq2[lambent.SystemEvent, error] {
-	query := url.Values{"limit": {strconv.Itoa(q.Limit)}}
-	for name, value := range map[string]string{"namespace": q.Namespace, "function": q.Function, "kind": string(q.Kind)} {
-		if value != "" {
-			query.Set(name, value)
+	read := func(limit int, since time.Time) iter.Seq2[lambent.SystemEvent, error] {
+		query := url.Values{"limit": {strconv.Itoa(limit)}}
+		for name, value := range map[string]string{"namespace": q.Namespace, "function": q.Function, "kind": string(q.Kind)} {
+			if value != "" {
+				query.Set(name, value)
+			}
 		}
+		if !since.IsZero() {
+			query.Set("since", since.UTC().Format(time.RFC3339Nano))
+		}
+		if q.Follow {
+			query.Set("follow", "true")
+		}
+		return lines[lambent.SystemEvent](ctx, c, "/v1/system/events?"+query.Encode(), "events")
 	}
-	if !q.Since.IsZero() {
-		query.Set("since", q.Since.UTC().Format(time.RFC3339Nano))
+	first := read(q.Limit, q.Since)
+	if !q.Follow {
+		return first
 	}
-	if q.Follow {
-		query.Set("follow", "true")
-	}
-	return lines[lambent.SystemEvent](ctx, c, "/v1/system/events?"+query.Encode(), "events")
+	return follow(ctx, first, func(since time.Time) iter.Seq2[lambent.SystemEvent, error] { return read(maxEvents, since) },
+		func(e lambent.SystemEvent) time.Time { return e.Time })
 }
+
+const maxEvents = 10_000 // at a time, by the API
 
 // lines reads an answer of JSON objects in a line each; what names them.
 func lines[T any](ctx context.Context, c *Client, path, what string) iter.Seq2[T, error] {

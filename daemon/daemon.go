@@ -1,5 +1,25 @@
 // Package daemon wires the rooms of one node from a Config. It is the only room that names leaves: a new
 // tier, trigger or foreign API is one line here.
+//
+// A node can be upgraded: another process takes the place of this one without losing a request. The two share the
+// listening sockets and the lock of the data folder, and speak over a connection that only they have. What one of them
+// at a time can have goes over in steps, each with a bound:
+//
+//	new: hello     I speak this protocol
+//	old: inherit   here are the lock and the listeners
+//	new: prepared  all is open that needs no store: executors, dispatcher
+//	old: free      requests to the control API wait, those under way have ended, the store is closed
+//	new: ready     the store is open, the route table complete
+//	old: go        requests wait, nothing is accepted, logs and records are closed; what happens from now on is kept
+//	new: open      they are open
+//	old: serve     from here there is no way back
+//	old: settled   the instances that wait for nothing are given
+//	new: serving   it accepts
+//
+// Invocations go on in the old process all the time, but for the milliseconds from go to settled, in which new ones wait.
+// Whatever happens to the new process before "serve", the old one ends it, opens again what it has closed, and serves what
+// waited. After "serve" the old process serves what it has begun. It passes on what still comes to its connections, and
+// tells of records, log lines, the instances that it gives away and the ends of the invocations that it serves with them.
 package daemon
 
 import (

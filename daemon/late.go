@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"maps"
 	"net"
 	"net/http"
@@ -152,11 +153,13 @@ func (n *node) serveLate(serving *sync.WaitGroup) {
 	}
 }
 
+var errLate = errors.New("this connection ends with another process")
+
 // followBriefly lets nobody follow for long: he comes again, and then to us.
 func followBriefly(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("follow") == "true" {
-			ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+			ctx, cancel := context.WithTimeoutCause(r.Context(), time.Second, errLate)
 			defer cancel()
 			r = r.WithContext(ctx)
 		}

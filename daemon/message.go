@@ -27,7 +27,7 @@ type message struct {
 	Event  *lambent.SystemEvent `json:"event,omitempty"`
 }
 
-// step is a step of an upgrade, see the package's documentation.
+// step is a step of an upgrade, in the order of the package's documentation.
 type step string
 
 const (

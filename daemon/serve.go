@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"io"
 	"iter"
 	"net/http"
@@ -51,6 +52,8 @@ func (n *node) serve(ctx context.Context) error {
 		})
 	}
 	n.serveLate(&serving)
+	alive := make(chan struct{})
+	serving.Go(func() { n.notify.watchdog(alive) })
 	if err = n.cfg.writeEndpoints(n.at); err == nil {
 		stop := n.commands(ctx, &serving)
 		n.started(adopted)
@@ -78,6 +81,7 @@ func (n *node) serve(ctx context.Context) error {
 		n.unfollow()
 		n.drain()
 	}
+	close(alive)
 	serving.Wait()
 	return err
 }
@@ -149,13 +153,22 @@ func (e eventReader) Read(ctx context.Context, q control.EventQuery) iter.Seq2[l
 	})
 }
 
-// until gives what read gives with a context that ends with both.
-func until[T any](stopping, ctx context.Context, read func(context.Context) iter.Seq2[T, error]) iter.Seq2[T, error] {
+// until gives what read gives with a context that ends with both. Where it is not the reader who has left, he is told to
+// come again.
+func until[T any](stopping, reader context.Context, read func(context.Context) iter.Seq2[T, error]) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		ctx, cancel := context.WithCancel(ctx)
+		ctx, cancel := context.WithCancel(reader)
 		defer cancel()
 		defer context.AfterFunc(stopping, cancel)()
-		read(ctx)(yield)
+		for v, err := range read(ctx) {
+			if !yield(v, err) || err != nil {
+				return
+			}
+		}
+		if ctx.Err() != nil && (reader.Err() == nil || errors.Is(context.Cause(reader), errLate)) {
+			var none T
+			yield(none, lambent.Errorf(lambent.CodeShuttingDown, "this node is being upgraded, or stopped").WithHint("begin again"))
+		}
 	}
 }
 

@@ -332,6 +332,18 @@ func TestUpgradeUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := u.pid()
+	following, unfollow := context.WithCancel(t.Context())
+	var followed []lambent.LogLine
+	var follower sync.WaitGroup
+	follower.Go(func() {
+		for line, err := range u.client.Logs(following, "default", "u", client.LogQuery{Follow: true, Tail: -1}) {
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			followed = append(followed, line)
+		}
+	})
 	stop := begin(u)
 	for range 3 {
 		time.Sleep(time.Second)
@@ -363,6 +375,12 @@ func TestUpgradeUnderLoad(t *testing.T) {
 		}
 	}
 	lines := u.lines("u", "slow ")
+	time.Sleep(200 * time.Millisecond) // the follower is behind
+	unfollow()
+	follower.Wait()
+	if len(followed) != len(lines) {
+		t.Errorf("who followed saw %d lines of %d", len(followed), len(lines))
+	}
 	for _, line := range lines {
 		if line.Invocation == "" && len(line.InFlight) == 0 {
 			t.Errorf("nobody knows whose line it is: %+v", line)
