@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -123,7 +124,7 @@ func (l lateInvoker) Invoke(ctx context.Context, inv *lambent.Invocation) (*lamb
 	resp, err := l.Invoker.Invoke(ctx, inv)
 	if err == nil && resp.Drain != nil {
 		over := make(chan struct{})
-		time.AfterFunc(inv.Revision.Settings.Timeouts.Drain.D(), func() { close(over) })
+		time.AfterFunc(cmp.Or(inv.Revision.Settings.Timeouts.Drain, lambent.DefaultDrain).D(), func() { close(over) })
 		resp.Drain = over
 	}
 	return resp, err
