@@ -55,8 +55,9 @@ type Dispatcher struct {
 	close   context.CancelFunc // cancels starts
 	hurried context.Context    // ends the graces of instances that are being stopped
 	hurry   context.CancelFunc
-	tasks   tasks    // starts and stops under way
-	shared  sync.Map // instance id -> *instance that the process before serves some invocation with
+	tasks   tasks        // starts and stops under way
+	invokes atomic.Int64 // calls of Invoke under way, which between two attempts hold no lease
+	shared  sync.Map     // instance id -> *instance that the process before serves some invocation with
 	// drainBound is BeginDrain's, nil before.
 	drainBound atomic.Pointer[time.Duration]
 }
@@ -96,6 +97,8 @@ func New(opt Options) *Dispatcher {
 
 // Invoke implements [lambent.Invoker].
 func (d *Dispatcher) Invoke(ctx context.Context, inv *lambent.Invocation) (*lambent.Response, error) {
+	d.invokes.Add(1)
+	defer d.invokes.Add(-1)
 	deadline := inv.Accepted.Add(inv.Revision.Settings.Timeouts.Total.D())
 	attempts := newAttempts(inv)
 	for {
@@ -254,6 +257,9 @@ func (d *Dispatcher) stop(inst executor.Instance, grace time.Duration) {
 }
 
 func (d *Dispatcher) busy() bool {
+	if d.invokes.Load() > 0 {
+		return true
+	}
 	for s := range d.Stats() {
 		if s.InFlight+s.Waiting > 0 {
 			return true

@@ -169,12 +169,11 @@ func (p *pool) handover(give func(executor.Instance, *lambent.Revision, []string
 
 // givable finds an instance that can serve another request, for another process. The lock is held.
 func (p *pool) givable() *instance {
-	if p.retired {
+	if p.retired || p.rev.Settings.Reuse == lambent.ReuseNever { // nobody adopts what may have been used, and is for one use
 		return nil
 	}
 	for inst := range p.all {
-		used := len(inst.leases) > 0 && p.rev.Settings.Reuse == lambent.ReuseNever
-		if _, ok := inst.Instance.(executor.Leaver); ok && !inst.draining && !used {
+		if _, ok := inst.Instance.(executor.Leaver); ok && !inst.draining {
 			return inst
 		}
 	}
@@ -184,7 +183,7 @@ func (p *pool) givable() *instance {
 // tell says that l of an instance that was given away is over, and ends the instance if v wants it dead.
 func (in *instance) tell(l *lease, v verdict) {
 	<-in.handed // nobody is told of the end of what he has not been told of
-	in.ended(in.ID(), l.invocation, v > idle)
+	in.ended(in.ID(), l.invocation, v == drain || v == kill)
 	if v == kill {
 		in.Instance.(executor.Leaver).Kill()
 	}

@@ -305,6 +305,45 @@ func TestHandoverWaits(t *testing.T) {
 	})
 }
 
+// Nobody adopts what is for one use, and may have been used.
+func TestHandoverForOneUse(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		e, d, _ := openEstate(t, &world{})
+		if _, err := d.Ready(t.Context(), revision(t, func(s *lambent.Settings) { s.Reuse = lambent.ReuseNever })); err != nil {
+			t.Fatal(err)
+		}
+		g := &gifts{given: map[string][]string{}}
+		d.Handover(t.Context(), g.give, g.end)
+		if len(g.given) > 0 {
+			t.Errorf("given %v", g.given)
+		}
+		d.Close(t.Context())
+		if n := e.alive.Load(); n != 0 {
+			t.Errorf("%d instances live on", n)
+		}
+	})
+}
+
+// The process that has it sees itself that an instance has died: it is not broken by an invocation.
+func TestHandoverOfTheDying(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		_, d, _ := openEstate(t, &world{handle: work(time.Minute)})
+		rev := revision(t, nil)
+		var calls sync.WaitGroup
+		calls.Go(func() {
+			_, _ = d.Invoke(t.Context(), &lambent.Invocation{ID: "1", Revision: rev, Accepted: time.Now()})
+		})
+		synctest.Wait()
+		g := &gifts{given: map[string][]string{}}
+		d.Handover(t.Context(), g.give, g.end)
+		g.insts[0].(*heir).die()
+		calls.Wait()
+		if got := g.took(); got != "1 false" {
+			t.Errorf("ended %q", got)
+		}
+	})
+}
+
 // Whoever is told of an end has been told of the invocation before.
 func TestHandoverTellsInOrder(t *testing.T) {
 	inBubble(t, func(t *testing.T) {

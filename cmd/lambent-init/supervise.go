@@ -19,7 +19,7 @@ import (
 type supervisor struct {
 	exit   *os.File
 	orphan time.Duration
-	alone  *time.Timer // runs while no host answers for us
+	alone  *time.Timer // runs while no host is connected, or nothing but last words keeps us
 	kept   []int       // what goes with Report.Kept
 
 	mu      sync.Mutex        // guards what is below
@@ -59,8 +59,8 @@ func (s *supervisor) serve(listener int) {
 func (s *supervisor) talk(host *os.File) {
 	s.mu.Lock()
 	s.hosts[host] = !s.met
-	if !s.met {
-		s.met = true
+	s.met = true
+	if !s.over {
 		s.alone.Stop()
 	}
 	for _, r := range s.reports {
@@ -78,32 +78,24 @@ func (s *supervisor) talk(host *os.File) {
 		}
 		if order.Leave {
 			s.mu.Lock()
-			s.lose(host)
+			s.hosts[host] = false
 			s.mu.Unlock()
 		}
 		if order.Stop {
-			s.stop(order.Grace)
+			s.stop(order)
 		}
 	}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lose(host)
 	delete(s.hosts, host)
+	if len(s.hosts) == 0 {
+		s.alone.Reset(s.orphan)
+	}
 	host.Close()
 }
 
-// lose notes that a host does not answer for us any more. The lock is held.
-func (s *supervisor) lose(host *os.File) {
-	if !s.hosts[host] {
-		return
-	}
-	s.hosts[host] = false
-	if !s.answered() {
-		s.alone.Reset(s.orphan)
-	}
-}
-
+// answered tells whether a host answers for us. One that has left may still be connected, for the requests that it serves.
 func (s *supervisor) answered() bool {
 	for _, answers := range s.hosts {
 		if answers {
@@ -122,18 +114,24 @@ func (s *supervisor) give(host *os.File) {
 		leave(0)
 	}
 	s.hosts[host] = true
-	s.alone.Stop()
 }
 
 // stop asks the program to end. Later, when the grace is over, our own end takes everything along.
-func (s *supervisor) stop(grace time.Duration) {
+func (s *supervisor) stop(order sandbox.Order) {
+	s.report(sandbox.Report{Ordered: &order})
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.main == 0 || s.over || grace <= 0 {
+	if s.main == 0 || s.over || order.Grace <= 0 {
 		leave(0)
 	}
 	if err := unix.Kill(s.main, unix.SIGTERM); err == nil {
-		time.AfterFunc(grace, func() { unix.Kill(s.main, unix.SIGKILL) })
+		time.AfterFunc(order.Grace, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if !s.over { // else the pid may be another's
+				unix.Kill(s.main, unix.SIGKILL)
+			}
+		})
 	}
 }
 
@@ -232,6 +230,7 @@ func (s *supervisor) linger() bool {
 	defer s.mu.Unlock()
 	s.over = s.met && !s.answered() && len(s.kept) > 0
 	if s.over {
+		s.alone.Reset(s.orphan) // a host that has left may stay
 		killRest()
 	}
 	return s.over

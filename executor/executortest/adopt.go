@@ -370,7 +370,7 @@ func testHandover(t *testing.T, k *kit) {
 			}
 			gone := h.must(t, dies, rev, "two")
 			gone.Stop(0)
-			if err := old.try(t, order{Do: "finish", Request: "two"}); !strings.Contains(err, "SIGKILL") {
+			if err := old.try(t, order{Do: "finish", Request: "two"}); !strings.Contains(err, "was ended while it served") {
 				t.Errorf("the request of an instance that was stopped by its new host gives %q", err)
 			}
 			old.ask(t, order{Do: "close"})

@@ -136,6 +136,9 @@ func (in *instance) takeOver(ctx context.Context, p program, readers *sync.WaitG
 		return err
 	}
 	in.control = control.(*net.UnixConn)
+	if w, ok := in.group.(*watched); ok {
+		w.onKill(func() { in.orderEnd(sandbox.Order{Stop: true, OutOfMemory: true}) })
+	}
 	readers.Go(in.listen)
 	if err := json.NewEncoder(in.control).Encode(sandbox.Order{Adopt: true}); err != nil {
 		return err
@@ -229,19 +232,21 @@ func (in *instance) drop(readers *sync.WaitGroup) {
 }
 
 // Leave implements executor.Leaver. What happens to the instance is still listened to, for the requests that are under
-// way.
+// way. Idle connections end, as a server of one connection at a time would never accept another's.
 func (in *instance) Leave() {
 	if in.left.Swap(true) {
 		return
 	}
+	// First, so that lambent-init keeps what is written after we have stopped to read.
+	_ = json.NewEncoder(in.control).Encode(sandbox.Order{Leave: true}) // fails when lambent-init has ended
 	in.log.stop()
+	in.guest.Close()
 	if in.gate != nil {
 		in.gate.Leave()
 	}
 	if w, ok := in.group.(*watched); ok {
 		_ = w.Remove() // cannot fail
 	}
-	_ = json.NewEncoder(in.control).Encode(sandbox.Order{Leave: true}) // fails when lambent-init has ended
 	in.exec.forget(in.id, in)
 }
 

@@ -266,24 +266,163 @@ func TestShareFolder(t *testing.T) {
 	}
 }
 
-// TestLeftAlone leaves an instance that nobody adopts: it ends itself although its old host listens.
+// TestLeftAlone leaves instances that nobody adopts. They live while their old host serves requests with them, and their
+// last words do not outlive their programs for long.
 func TestLeftAlone(t *testing.T) {
 	dir, code := t.TempDir(), t.TempDir()
 	executortest.BuildFixture(t, code)
 	e := open(t, Options{Dir: dir, Orphan: 500 * time.Millisecond})
-	in := begin(t, e, revisionOf(t, nil), code)
+	in, dies := begin(t, e, revisionOf(t, nil), code), begin(t, e, revisionOf(t, nil), code)
 	in.Leave()
-	select {
-	case <-in.Done():
-	case <-time.After(30 * time.Second):
-		t.Error("it lives on")
+	dies.Leave()
+	if _, err := dies.Handle(t.Context(), &lambent.Invocation{ID: "one", Revision: dies.revision, Method: "GET", Target: "/exit?code=3"}, time.Now().Add(time.Minute)); !lambent.HasCode(err, lambent.CodeInstanceExited) {
+		t.Errorf("got %v", err)
 	}
-	<-in.gone
+	if got := ask(t, in, "/sleep?ms=1500"); got != "slept" {
+		t.Errorf("it answers %q", got)
+	}
+	in.control.Close() // as at the end of its old host
+	for _, in := range []*instance{in, dies} {
+		select {
+		case <-in.gone:
+		case <-time.After(30 * time.Second):
+			t.Fatal("it lives on")
+		}
+	}
 	if err := e.Sweep(); err != nil {
 		t.Error(err)
 	}
 	if left, err := leftovers(dir); len(left) > 0 || err != nil {
 		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
+// TestLeftSerial gives away an instance that serves one connection after the other.
+func TestLeftSerial(t *testing.T) {
+	const server = `
+import http.server, socket
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+    do_OPTIONS = do_GET
+    def address_string(self): return ""
+s = http.server.HTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
+s.socket.close()
+s.socket = socket.socket(fileno=3)
+s.serve_forever()
+`
+	dir, code := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(code, "server.py"), []byte(server), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	rev := revisionOf(t, func(s *lambent.Settings) {
+		s.Runtime, s.Handler, s.Command = "http", "", []string{"/usr/bin/python3", "server.py"}
+	})
+	old := open(t, Options{Dir: dir})
+	in := begin(t, old, rev, code)
+	if got := ask(t, in, "/"); got != "ok" {
+		t.Fatalf("it answers %q", got)
+	}
+	next := open(t, Options{Dir: dir, Half: 1})
+	in.Leave()
+	in = takeOver(t, next, in)
+	if got := ask(t, in, "/"); got != "ok" {
+		t.Errorf("it answers %q", got)
+	}
+	in.Stop(0)
+}
+
+// TestLeftWithoutState makes an instance of which no state can be written: it cannot be given away.
+func TestLeftWithoutState(t *testing.T) {
+	dir, code := t.TempDir(), t.TempDir()
+	executortest.BuildFixture(t, code)
+	e := open(t, Options{Dir: dir})
+	in := begin(t, e, revisionOf(t, nil), code)
+	file := e.path(in.id, fileState)
+	if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := e.record(in, nil).(executor.Leaver); ok {
+		t.Error("an instance without a state can be given away")
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := e.record(in, nil).(executor.Leaver); !ok {
+		t.Error("an instance with a state cannot be given away")
+	}
+}
+
+// TestLeftStopped has the next host end what the old one still serves a request with, which learns why.
+func TestLeftStopped(t *testing.T) {
+	dir, code := t.TempDir(), t.TempDir()
+	executortest.BuildFixture(t, code)
+	old, next := open(t, Options{Dir: dir}), open(t, Options{Dir: dir, Half: 1})
+	for name, c := range map[string]struct {
+		end  func(*instance)
+		code lambent.Code
+	}{
+		"at once":  {func(in *instance) { in.Stop(0) }, lambent.CodeInstanceStopped},
+		"in peace": {func(in *instance) { in.Stop(100 * time.Millisecond) }, lambent.CodeInstanceStopped},
+		"for its memory": {func(in *instance) {
+			if w, ok := in.group.(*watched); ok { // else the kernel does it
+				w.kill()
+				return
+			}
+			if resp, err := in.Handle(t.Context(), &lambent.Invocation{ID: "two", Revision: in.revision, Method: "GET", Target: "/alloc?mb=1000"}, time.Now().Add(time.Minute)); err == nil {
+				resp.Body.Close()
+			}
+		}, lambent.CodeMemoryExceeded},
+		"by itself": {func(in *instance) {
+			_, _ = in.Handle(t.Context(), &lambent.Invocation{ID: "two", Revision: in.revision, Method: "GET", Target: "/exit?code=3"}, time.Now().Add(time.Minute))
+		}, lambent.CodeInstanceExited},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := begin(t, old, revisionOf(t, func(s *lambent.Settings) { s.Concurrency, s.Memory = 2, 64 }), code)
+			inv := &lambent.Invocation{ID: "one", Revision: in.revision, Method: "GET", Target: "/drip?n=1000&ms=100"}
+			resp, err := in.Handle(t.Context(), inv, time.Now().Add(time.Minute))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			in.Leave()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			adopted, err := next.Adopt(ctx, executor.Spec{ID: in.id, Revision: in.revision, Log: func(lambent.LogLine) {}}, []string{"one"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.end(adopted.(*instance))
+			if _, err := io.ReadAll(resp.Body); !lambent.HasCode(err, c.code) {
+				t.Errorf("the old host says %v, want %s", err, c.code)
+			}
+			adopted.Stop(0)
+			<-in.gone
+		})
+	}
+}
+
+// TestEgressMismatch adopts an instance with rules that ask for other sockets than it has.
+func TestEgressMismatch(t *testing.T) {
+	dir, code := t.TempDir(), t.TempDir()
+	executortest.BuildFixture(t, code)
+	old := open(t, Options{Dir: dir, Egress: egress.New(egress.Options{})})
+	in := begin(t, old, revisionOf(t, func(s *lambent.Settings) { s.Egress = []string{"a.example:80"} }), code)
+	next := open(t, Options{Dir: dir, Half: 1, Egress: egress.New(egress.Options{})})
+	other := *in.revision
+	other.Settings.Egress = []string{"a.example:80", "b.example:80"}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err := next.Adopt(ctx, executor.Spec{ID: in.id, Revision: &other, Log: func(lambent.LogLine) {}}, nil)
+	if !lambent.HasCode(err, lambent.CodeConflict) || !strings.Contains(err.Error(), "sockets") {
+		t.Errorf("adopting gives %v", err)
+	}
+	if got := ask(t, in, "/sleep"); got != "slept" {
+		t.Errorf("it answers %q", got)
 	}
 }
 

@@ -45,13 +45,23 @@ func (b *backlog) close() {
 	}
 }
 
-// dial connects to the socket, which is at path.
+// dial connects to the socket, which is at path. While its queue is full, the length of which the program may have
+// chosen, the kernel refuses instead of waiting, so dial tries again until ctx ends.
 func (b *backlog) dial(ctx context.Context, path string) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
-	if err != nil {
-		return nil, err
+	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+		switch {
+		case err == nil:
+			return &dialled{UnixConn: conn.(*net.UnixConn), nonce: b.nonce}, nil
+		case !errors.Is(err, unix.EAGAIN):
+			return nil, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, err
+		}
 	}
-	return &dialled{UnixConn: conn.(*net.UnixConn), nonce: b.nonce}, nil
 }
 
 // giveBack has further connections refused and gives back those that wait. It closes the socket.

@@ -155,6 +155,36 @@ func TestBacklogGivesBackOnlyWhatWaits(t *testing.T) {
 	}
 }
 
+// A program may have chosen a short queue, as Python's socketserver does.
+func TestBacklogFull(t *testing.T) {
+	program, b, path := listening(t)
+	if err := unix.Listen(int(program.Fd()), 0); err != nil {
+		t.Fatal(err)
+	}
+	dialBacklog(t, b, path)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := b.dial(ctx, path); err == nil || ctx.Err() == nil {
+		t.Fatalf("got %v before its time was up", err)
+	}
+	made := make(chan error, 1)
+	go func() {
+		conn, err := b.dial(t.Context(), path)
+		if err == nil {
+			conn.Close()
+		}
+		made <- err
+	}()
+	fd, _, err := unix.Accept4(int(program.Fd()), unix.SOCK_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := <-made; err != nil {
+		t.Error(err)
+	}
+}
+
 // A connection whose client has left holds nobody up.
 func TestBacklogOfClientsThatLeft(t *testing.T) {
 	program, b, path := listening(t)

@@ -72,9 +72,13 @@ func (in *instance) withEgress(s sandbox.Spec) sandbox.Spec {
 }
 
 // openGate serves the sockets that lambent-init has made inside. Without them the function could not get out, so it
-// ends.
+// ends, or is not adopted.
 func (in *instance) openGate(sockets []*os.File) {
-	if err := in.gate.Serve(sockets); err != nil {
+	switch err := in.gate.Serve(sockets); {
+	case err == nil:
+	case in.kept != nil:
+		in.keep(err)
+	default:
 		in.end(sandbox.Report{Error: &sandbox.Failure{Step: "open the way out", Err: err.Error()}})
 		_ = in.process.Kill() // an error means that it has ended already
 	}

@@ -27,6 +27,8 @@ const (
 	lateNotice  = 10 * time.Second
 	// lastWords is how long reading what a dead process has written may take.
 	lastWords = 5 * time.Second
+	// obeyTime is how long lambent-init may take to end when it is ordered to.
+	obeyTime = 500 * time.Millisecond
 )
 
 // instance is one live sandbox. It goes through begun, done and gone: the program runs, the program has
@@ -50,7 +52,7 @@ type instance struct {
 	kills    atomic.Int64 // for memory, as far as hintMemory knows
 
 	begun chan sandbox.Report // the first report; closed when lambent-init says no more
-	kept  chan error          // an adopted one has got what lambent-init kept for it, or has not
+	kept  chan error          // an adopted one has got what lambent-init kept for it, or has not; nil for all others
 	done  chan struct{}
 	gone  chan struct{}
 
@@ -86,6 +88,9 @@ func (in *instance) listen() {
 			return
 		case r.Kept:
 			in.receive(control.take())
+			return
+		case r.Ordered != nil:
+			in.ordered(*r.Ordered)
 			return
 		case r.Exec == nil:
 			in.end(r)
@@ -398,12 +403,32 @@ func (in *instance) Stop(grace time.Duration) {
 // Kill implements executor.Leaver.
 func (in *instance) Kill() {
 	in.stopping.Store(true)
+	if in.kept != nil || in.left.Load() {
+		in.orderEnd(sandbox.Order{Stop: true})
+	}
 	if in.exec.level == lambent.IsolationNone {
 		killBelow(in.process, in.pid)
 	}
 	// Else it is PID 1: the kernel kills all inside with it. An error means that it has ended already.
 	_ = in.process.Kill()
 	<-in.gone
+}
+
+// orderEnd has lambent-init end everything at once, so that it tells another process before which serves requests with it.
+// Whoever calls it kills afterwards: lambent-init may be in no state to obey.
+func (in *instance) orderEnd(order sandbox.Order) {
+	if json.NewEncoder(in.control).Encode(order) == nil {
+		isClosed(in.gone, obeyTime)
+	}
+}
+
+// ordered notes why the program will end, which another process may have ordered.
+func (in *instance) ordered(order sandbox.Order) {
+	if w, ok := in.group.(*watched); ok && order.OutOfMemory {
+		w.exceed()
+		return
+	}
+	in.stopping.Store(true)
 }
 
 // Done implements executor.Instance.

@@ -237,12 +237,23 @@ func (e *Executor) Start(ctx context.Context, spec executor.Spec) (executor.Inst
 		in.Stop(0)
 		return nil, in.withTrace(err)
 	}
-	err = in.save(spec.Secrets) // when it fails, as on a full disk, the instance serves all the same
+	return e.record(in, spec.Secrets), nil
+}
+
+// record writes the state of in. When that fails, as on a full disk, in serves all the same.
+func (e *Executor) record(in *instance, secrets map[string]string) executor.Instance {
+	err := in.save(secrets)
 	if lost := err != nil; e.unsaved.Swap(lost) != lost && lost {
 		e.log.Warn("no other process of this node will adopt what starts now: its state cannot be written", "err", err)
 	}
-	return in, nil
+	if err != nil {
+		return rooted{in}
+	}
+	return in
 }
+
+// rooted is an instance that no other process can answer for, as its state is not written: it is no executor.Leaver.
+type rooted struct{ executor.Instance }
 
 func (e *Executor) admit() bool {
 	e.mu.Lock()

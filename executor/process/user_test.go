@@ -57,7 +57,7 @@ func TestUnprivileged(t *testing.T) {
 	if needsRoot(t) {
 		return
 	}
-	tests := "^(TestConformance|TestOrphansEndThemselves|TestJob|TestJobEnds|TestDamagedState|TestShareFolder|TestLeftAlone|TestFakeInit|TestLongPath|TestFindings|TestRoots|TestSandboxFailureNamesTheStep|TestExitBeforeTheFirstWord|TestWatch|TestEgress.*)$"
+	tests := "^(TestConformance|TestOrphansEndThemselves|TestJob|TestJobEnds|TestDamagedState|TestShareFolder|TestLeft.*|TestFakeInit|TestLongPath|TestFindings|TestRoots|TestSandboxFailureNamesTheStep|TestExitBeforeTheFirstWord|TestWatch|TestEgress.*)$"
 	t.Log(asUser(t, tests, (*exec.Cmd).Start))
 }
 

@@ -49,6 +49,7 @@ type watched struct {
 	usage    executor.Usage
 	exceeded bool
 	ended    bool
+	warn     func() // called before the instance is killed, if not nil
 }
 
 func newWatched(limit int64, private bool) *watched {
@@ -94,13 +95,28 @@ func (w *watched) watch() {
 
 // kill ends lambent-init, and says before that why.
 func (w *watched) kill() {
-	w.mu.Lock()
-	w.exceeded = true
-	w.mu.Unlock()
+	if warn := w.exceed(); warn != nil {
+		warn()
+	}
 	if !w.private {
 		killBelow(w.process, w.pid)
 	}
 	_ = w.process.Kill() // an error means that it has ended
+}
+
+// exceed notes that the memory is over the limit, and gives whom to tell.
+func (w *watched) exceed() (warn func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.exceeded = true
+	return w.warn
+}
+
+// onKill has f called before the instance is killed.
+func (w *watched) onKill(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.warn = f
 }
 
 // killBelow kills what runs below a lambent-init, unless that has been waited for: then its pid may be another's.

@@ -94,11 +94,13 @@ type Secrets struct {
 // Report is a line from lambent-init. One field is set.
 type Report struct {
 	// Kept answers Order.Adopt. With this line come FDListen, FDStdout and FDStderr (SCM_RIGHTS), in this order, if Spec.Keep is set.
-	Kept      bool     `json:"kept,omitempty"`
-	Listening bool     `json:"listening,omitempty"` // the sockets of Spec.Listen come with this line (SCM_RIGHTS), in their order
-	Exec      *Exec    `json:"exec,omitempty"`
-	Error     *Failure `json:"error,omitempty"`
-	Exit      *Exit    `json:"exit,omitempty"`
+	Kept      bool `json:"kept,omitempty"`
+	Listening bool `json:"listening,omitempty"` // the sockets of Spec.Listen come with this line (SCM_RIGHTS), in their order
+	// Ordered is what a host has ordered that ends the program. All hosts are told of it before it is done.
+	Ordered *Order   `json:"ordered,omitempty"`
+	Exec    *Exec    `json:"exec,omitempty"`
+	Error   *Failure `json:"error,omitempty"`
+	Exit    *Exit    `json:"exit,omitempty"`
 }
 
 // Exec says that the function's program has begun.
@@ -125,11 +127,13 @@ type Exit struct {
 
 // Order is a line to lambent-init.
 type Order struct {
-	// Stop asks the program to end: SIGTERM now, SIGKILL after Grace.
+	// Stop asks the program to end: SIGTERM now, SIGKILL after Grace. Without Grace all ends at once.
 	Stop  bool          `json:"stop,omitempty"`
 	Grace time.Duration `json:"grace,omitempty"`
+	// OutOfMemory says why, together with Stop: the program has more memory than it may.
+	OutOfMemory bool `json:"out_of_memory,omitempty"`
 	// Adopt takes over: it asks for what that needs. The first host need not say it.
 	Adopt bool `json:"adopt,omitempty"`
-	// Leave says that the host goes on to listen to reports, but does not keep lambent-init alive any more.
+	// Leave says that the host goes on to listen to reports, but that what comes of the program is for another host.
 	Leave bool `json:"leave,omitempty"`
 }

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -519,6 +520,54 @@ func TestHangUpAtTheLastMoment(t *testing.T) {
 	}
 	if n := conns.Load(); n != 2 {
 		t.Errorf("%d connections", n)
+	}
+}
+
+// A server that reads a head in pieces may act on it, and hang up with a small body unread.
+func TestHangUpOnBody(t *testing.T) {
+	for name, tt := range map[string]struct {
+		settings lambent.Settings
+		acts     bool // on the head; else it reads nothing
+		conns    int32
+	}{
+		"a server": {servers(), true, 1},
+		"a shim":   {handlers(), false, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var conns, acted atomic.Int32
+			h := script(t, tt.settings, func(conn *net.UnixConn, _ *bufio.Reader) {
+				first := conns.Add(1) == 1
+				in := bufio.NewReader(conn)
+				if r, err := http.ReadRequest(in); err == nil {
+					io.Copy(io.Discard, r.Body)
+				}
+				io.WriteString(conn, "HTTP/1.1 204 No\r\n\r\n")
+				switch {
+				case !first:
+					peek(conn)
+					return
+				case tt.acts:
+					http.ReadRequest(bufio.NewReaderSize(iotest.OneByteReader(conn), 16))
+					acted.Add(1)
+				default:
+					peek(conn)
+				}
+			})
+			if _, _, err := h.do(t.Context(), call("/", "")); err != nil {
+				t.Fatal(err)
+			}
+			_, _, err := h.do(t.Context(), call("/", "the body"))
+			if tt.acts {
+				if errors.Is(err, executor.ErrNotSent) || !lambent.HasCode(err, lambent.CodeBadResponse) {
+					t.Errorf("got %v", err)
+				}
+			} else if err != nil {
+				t.Error(err)
+			}
+			if n := conns.Load(); n != tt.conns {
+				t.Errorf("%d connections, want %d", n, tt.conns)
+			}
+		})
 	}
 }
 

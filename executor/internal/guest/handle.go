@@ -95,7 +95,7 @@ func (x *call) roundTrip(deadline time.Time) (*h1.Response, error) {
 	d := h1.Deadlines{FirstByte: time.Now().Add(limits.FirstByte.D()), Total: deadline, Idle: limits.Idle.D()}
 	if conn := x.client.take(); conn != nil {
 		answer, err := x.try(conn, d)
-		if !errors.Is(err, h1.ErrNotSent) && !isUnseen(err) { // it may have hung up for having nothing to do
+		if !errors.Is(err, h1.ErrNotSent) && !x.isAgain(err) { // it may have hung up for having nothing to do
 			return answer, err
 		}
 		x.stop()
@@ -124,6 +124,12 @@ func (x *call) try(conn *h1.Conn, d h1.Deadlines) (*h1.Response, error) {
 func isUnseen(err error) bool {
 	var closed *h1.ClosedError
 	return errors.As(err, &closed) && closed.Unread
+}
+
+// isAgain tells whether the request can be sent again to a function that lives, although it was sent. A shim reads a piece
+// as a whole. A server that is not ours may have read the head alone and acted on it, and hung up on a body in the same piece.
+func (x *call) isAgain(err error) bool {
+	return isUnseen(err) && (x.client.gulps || x.req.Untaken() == nil)
 }
 
 func (x *call) explain(err error) *lambent.Error {
