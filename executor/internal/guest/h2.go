@@ -105,7 +105,7 @@ func (s *conns2) count(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.calls += n; s.closed && s.calls == 0 && s.conn != nil {
-		s.conn.Close()
+		_ = s.conn.Close() // nobody uses it any more
 	}
 }
 
