@@ -127,17 +127,20 @@ func (p *pool) serve() {
 func (p *pool) release(l *lease, v verdict) {
 	inst := l.inst
 	p.mu.Lock()
-	full := len(inst.leases) == p.slots()
-	inst.free(l)
 	if inst.why == given {
+		p.mu.Unlock()
+		inst.tell(l, v) // before Close believes that nothing is under way
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		inst.free(l)
 		if len(inst.leases) == 0 {
 			p.remove(inst, given)
 			p.collect()
 		}
-		p.mu.Unlock()
-		inst.tell(l, v)
 		return
 	}
+	full := len(inst.leases) == p.slots()
+	inst.free(l)
 	if v == idle {
 		inst.answered = true
 		if p.circuit.crashed {
