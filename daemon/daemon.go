@@ -175,7 +175,7 @@ func (n *node) openEngine() error {
 	if n.code, err = code.Open(code.Options{Dir: n.cfg.path("code"), Shared: n.before != nil, Logger: n.log}); err != nil {
 		return err
 	}
-	run, err := n.cfg.runFolder()
+	run, err := n.cfg.runFolder(volatile)
 	if err != nil {
 		return err
 	}

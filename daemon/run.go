@@ -1,9 +1,8 @@
 package daemon
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,26 +13,49 @@ import (
 // volatile is where a system keeps what need not outlive it, see file-hierarchy(7).
 const volatile = "/run"
 
-// runFolder gives the folder of what sandboxes need on a disk. Where it can be, for root, that is in memory, behind a
-// link in the data folder: then functions start on a full disk, too, and faster. A folder that is there stays.
-func (c *Config) runFolder() (string, error) {
+// runFolder gives the folder of what sandboxes need on a disk. Where it can be, for root, that is in volatile, behind a
+// link in the data folder: then functions start on a full disk, too, and faster. A folder that is there stays. A link to
+// elsewhere came with a copy of the data folder, and leads to what another daemon may have there.
+func (c *Config) runFolder(volatile string) (string, error) {
 	path := c.path("run")
-	target, err := os.Readlink(path)
-	switch {
-	case err == nil:
-		if !filepath.IsAbs(target) {
-			target = c.path(target)
-		}
-		return path, os.MkdirAll(target, 0o700) // gone since the machine was started
-	case !errors.Is(err, fs.ErrNotExist), os.Getuid() != 0, !inMemory(volatile):
-		return path, nil
+	info, err := os.Lstat(path)
+	link := err == nil && info.Mode().Type() == fs.ModeSymlink
+	if err == nil && !link || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return path, err
 	}
-	sum := sha256.Sum256([]byte(c.Data))
-	target = filepath.Join(volatile, "lambent", hex.EncodeToString(sum[:8]))
-	if os.MkdirAll(target, 0o700) != nil { // for example in a container that may not write there
+	target, err := c.inMemory(volatile)
+	if err != nil {
+		return "", err
+	}
+	if link {
+		if is, err := os.Readlink(path); err != nil || is == target {
+			return path, err
+		}
+		if err := os.Remove(path); err != nil {
+			return "", err
+		}
+	}
+	if target == "" {
 		return path, nil
 	}
 	return path, os.Symlink(target, path)
+}
+
+// inMemory makes a folder in memory for this data folder, and gives "" where there can be none. It is named by what the
+// kernel knows the data folder by: that stays when it is moved or mounted elsewhere, and a copy's is another.
+func (c *Config) inMemory(volatile string) (string, error) {
+	if os.Getuid() != 0 || !forPrograms(volatile) {
+		return "", nil
+	}
+	var data unix.Stat_t
+	if err := unix.Stat(c.Data, &data); err != nil {
+		return "", &os.PathError{Op: "stat", Path: c.Data, Err: err}
+	}
+	target := filepath.Join(volatile, "lambent", fmt.Sprintf("%x-%x", data.Dev, data.Ino))
+	if os.MkdirAll(target, 0o700) != nil { // for example in a container that may not write there
+		return "", nil
+	}
+	return target, nil
 }
 
 // leaveRunFolder removes a folder in memory that is empty: the data folder may be removed, and nobody would find it.
@@ -43,8 +65,8 @@ func (c *Config) leaveRunFolder() {
 	}
 }
 
-// inMemory tells whether a folder is in memory, and programs can be run from there.
-func inMemory(dir string) bool {
+// forPrograms tells whether a folder is in memory, and programs can be run from there.
+func forPrograms(dir string) bool {
 	var fs unix.Statfs_t
 	return unix.Statfs(dir, &fs) == nil && fs.Type == unix.TMPFS_MAGIC && fs.Flags&(unix.ST_NOEXEC|unix.ST_RDONLY) == 0
 }
