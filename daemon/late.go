@@ -99,7 +99,7 @@ func receive(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		target := r.Header.Get(lateTarget)
 		u, err := url.ParseRequestURI(target)
-		if err != nil && !(r.Method == http.MethodOptions && target == "*") {
+		if err != nil && (r.Method != http.MethodOptions || target != "*") {
 			lambent.WriteError(w, lambent.Errorf(lambent.CodeInvalidRequest, "the target %q of the request cannot be read", target))
 			return
 		}

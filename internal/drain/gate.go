@@ -69,7 +69,7 @@ func (g *gate) pause() {
 	g.mu.Unlock()
 	if fresh {
 		g.accepting.Lock()
-		g.accepting.Unlock() //lint:ignore SA2001 it was waited for
+		g.accepting.Unlock() //nolint:staticcheck // it was waited for
 	}
 }
 
