@@ -71,8 +71,12 @@ func (n *node) adoptLeft(ctx context.Context) *adoption {
 	ctx, a.cancel = context.WithCancel(ctx)
 	go func() {
 		defer close(a.done)
+		if n.before != nil { // hear does it
+			return
+		}
+		defer close(n.cleared)
 		var err error
-		if adopter, ok := n.runner.(executor.Adopter); ok && n.before == nil {
+		if adopter, ok := n.runner.(executor.Adopter); ok {
 			a.left, a.adopted, err = n.adoptAll(ctx, adopter)
 			err = errors.Join(err, adopter.Sweep())
 		}
@@ -125,15 +129,19 @@ func (n *node) adoptAll(ctx context.Context, adopter executor.Adopter) (left, ad
 			adopted++
 			continue
 		}
-		l := all[i]
-		e := lambent.SystemEvent{Kind: lambent.EventInstanceStopped, Reason: lambent.ReasonUnwanted, Text: lambent.ErrorOf(err).Message,
-			Namespace: l.Revision.Namespace, Function: l.Revision.Function, Revision: l.Revision.ID, Instance: l.ID}
-		if lambent.HasCode(err, lambent.CodeInstanceExited) { // while nobody was there
-			e.Kind, e.Reason = lambent.EventInstanceExited, ""
-		}
-		n.event(e)
+		n.notAdopted(all[i].ID, all[i].Revision, err)
 	}
 	return len(all), adopted, nil
+}
+
+// notAdopted notes the end of an instance of rev that is not adopted because of err.
+func (n *node) notAdopted(id string, rev *lambent.Revision, err error) {
+	e := lambent.SystemEvent{Kind: lambent.EventInstanceStopped, Reason: lambent.ReasonUnwanted, Text: lambent.ErrorOf(err).Message,
+		Namespace: rev.Namespace, Function: rev.Function, Revision: rev.ID, Instance: id}
+	if lambent.HasCode(err, lambent.CodeInstanceExited) { // while nobody was there
+		e.Kind, e.Reason = lambent.EventInstanceExited, ""
+	}
+	n.event(e)
 }
 
 // adoptWanted adopts an instance if the function or an alias still refers to its revision and its secrets are what they

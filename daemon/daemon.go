@@ -59,7 +59,7 @@ func Run(ctx context.Context, cfg Config) error {
 	cfg.complete()
 	n := &node{
 		cfg: cfg, log: cfg.Logger, table: route.New(), past: newPast(), notify: notifier{cfg.Logger},
-		public: &door{}, calls: &door{}, admin: watched(), replaced: make(chan struct{}),
+		public: &door{}, calls: &door{}, admin: watched(), replaced: make(chan struct{}), cleared: make(chan struct{}),
 	}
 	n.stopping, n.stop = context.WithCancel(context.Background())
 	defer n.stop()
@@ -86,6 +86,7 @@ type node struct {
 	stopping context.Context // ends when the node begins to stop
 	stop     context.CancelFunc
 	held     *os.File // the lock of the data folder
+	clean    bool     // what the next start comes after is a stop that was completed
 	notify   notifier
 
 	listeners         listeners
@@ -108,6 +109,7 @@ type node struct {
 	outbox    *outbox        // to next
 	passing   sync.WaitGroup // of late requests
 	adopting  sync.RWMutex   // held for writing while instances are told from those with older secrets
+	cleared   chan struct{}  // closed when nothing is left of processes before that this one has not adopted
 
 	// What serves invocations is open until the node ends; see openEngine.
 	table    *route.Table
@@ -141,7 +143,7 @@ func (n *node) begin(ctx context.Context) (err error) {
 	if err := durable.MkdirAll(n.cfg.Data, 0o700); err != nil {
 		return err
 	}
-	if n.held, err = lock(n.cfg.path("lock")); err != nil {
+	if n.held, n.clean, err = lock(n.cfg.path("lock")); err != nil {
 		return err
 	}
 	if err := durable.RemoveUnfinished(n.cfg.Data); err != nil {
@@ -319,6 +321,9 @@ func (n *node) close() error {
 	}
 	done("store", n.closeStore())
 	if n.held != nil {
+		if n.clean {
+			done("lock", released(n.held))
+		}
 		done("lock", n.held.Close())
 	}
 	return errors.Join(errs...)

@@ -30,12 +30,13 @@ func (n *node) openPast() error {
 // started notes the start of the node, what it came after, and what of that it adopted.
 func (n *node) started(adopted string) {
 	after, text := lambent.ReasonFirst, "for the first time"
-	for _, e := range n.past.events.Latest(system.Query{Kind: "node", Limit: 1}) {
+	for range n.past.events.Latest(system.Query{Kind: "node", Limit: 1}) {
 		after, text = lambent.ReasonCrash, "after a crash: the process before said no good-bye"
-		if e.Kind == lambent.EventNodeStopping {
+		if n.clean {
 			after, text = lambent.ReasonClean, "after a clean stop"
 		}
 	}
+	n.clean = false
 	if n.before != nil {
 		after, text = lambent.ReasonUpgrade, fmt.Sprintf("in the place of %s, process %d", n.before.Version, n.before.PID)
 		n.event(lambent.SystemEvent{Kind: lambent.EventUpgradeDone, Text: fmt.Sprintf("from %s to %s, process %d", n.before.Version, n.cfg.Version, os.Getpid())})

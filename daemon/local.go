@@ -113,7 +113,7 @@ func (n *node) commands(ctx context.Context, running *sync.WaitGroup) (stop func
 		}
 	})
 	return func() {
-		signal.Stop(signals)
+		signal.Stop(signals) // one that comes later does nothing, see os/signal
 		close(done)
 		n.local.Close()
 	}

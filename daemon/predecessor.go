@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -148,10 +150,11 @@ func same(f *os.File, path string) error {
 // settleTime bounds how long the adoption of the first instances keeps requests waiting.
 const settleTime = 2 * time.Second
 
-// hear does what the process before says, until it ends.
+// hear does what the process before says until it ends, and then what is to be done about what it leaves.
 func (n *node) hear() {
+	defer close(n.cleared)
 	p := n.before
-	var adopting sync.WaitGroup
+	var doing sync.WaitGroup // adoptions, and what waits for them
 	settle := sync.OnceFunc(func() { close(p.settled) })
 	defer settle()
 	for {
@@ -172,23 +175,29 @@ func (n *node) hear() {
 		case m.Given != nil:
 			done := make(chan struct{})
 			p.adopted[m.Given.Instance] = done
-			adopting.Go(func() {
+			doing.Go(func() {
 				defer close(done)
 				n.adoptGiven(*m.Given)
 			})
 		case m.Ended != nil:
 			if done := p.adopted[m.Ended.Instance]; done != nil {
 				e := *m.Ended
-				go func() { // adoptions take their time
+				doing.Go(func() { // adoptions take their time
 					<-done
 					n.dispatch.Ended(e.Instance, e.Invocation, e.Broken)
-				}()
+				})
 			}
 		case m.Step == saysSettled:
+			first := slices.Collect(maps.Values(p.adopted))
 			go func() {
 				ctx, cancel := context.WithTimeout(n.stopping, settleTime)
 				defer cancel()
-				wait(ctx, &adopting)
+				for _, done := range first {
+					select {
+					case <-done:
+					case <-ctx.Done():
+					}
+				}
 				settle()
 			}()
 		case m.Record != nil:
@@ -203,7 +212,7 @@ func (n *node) hear() {
 			f.Close()
 		}
 	}
-	adopting.Wait()
+	doing.Wait()
 	p.conn.Close()
 	close(p.gone)
 	n.dispatch.EndedAll()
@@ -230,6 +239,7 @@ func (n *node) adoptGiven(g given) {
 	defer n.adopting.RUnlock()
 	if err := n.adopt(ctx, g.Instance, g.Revision, g.InFlight); err != nil {
 		n.log.Warn("an instance is not taken over", "instance", g.Instance, "err", err)
+		n.notAdopted(g.Instance, g.Revision, err)
 		return
 	}
 	n.abandon(g.Revision) // unless something refers to it, after what has changed since

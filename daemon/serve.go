@@ -80,6 +80,7 @@ func (n *node) serve(ctx context.Context) error {
 		n.stop()
 		n.unfollow()
 		n.drain()
+		n.clean = true
 	}
 	close(alive)
 	serving.Wait()

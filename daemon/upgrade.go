@@ -37,9 +37,13 @@ func (n *node) upgrade(ctx context.Context, o UpgradeOptions, say func(string)) 
 	if err != nil {
 		return nil, err
 	}
+	step := cmp.Or(o.Step, stepTimeout)
+	if err := n.awaitCleared(ctx, step); err != nil {
+		return nil, err
+	}
 	say("starting " + binary)
 	n.notify.reloading()
-	if next, err = n.succeed(binary, cmp.Or(o.Step, stepTimeout)); err != nil {
+	if next, err = n.succeed(binary, step); err != nil {
 		n.upgradeFailed(err)
 		return nil, err
 	}
@@ -91,6 +95,21 @@ func (n *node) upgradable(binary string) (_ string, err error) {
 		binary, err = os.Executable()
 	}
 	return binary, err
+}
+
+// awaitCleared waits until this process has adopted or swept what processes before it have left. Later that
+// would end what it gives to the next one, and what that starts.
+func (n *node) awaitCleared(ctx context.Context, within time.Duration) error {
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-n.cleared:
+		return nil
+	case <-timer.C:
+		return refused("what the process before this one has left is still being adopted or ended").WithHint("try again in a moment")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // giveUp gives to next what only one process can have, one thing after the other. What it gives undoes that.

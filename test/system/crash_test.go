@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -199,6 +200,13 @@ func TestCrashUnderLoad(t *testing.T) {
 				t.Errorf("crash %d: nothing tells that %s was adopted", i, id)
 			}
 		}
+		var lines []lambent.LogLine
+		for end := time.Now().Add(10 * time.Second); len(lines) == 0 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+			lines = n.lines("many", fmt.Sprintf("later crash-%d", i))
+		}
+		if len(lines) != 1 || strings.Contains(lines[0].Text, "the value") {
+			t.Errorf("written while nobody was there: %+v", lines)
+		}
 		if after := instances(); !slices.Equal(after, before) {
 			t.Errorf("there are the instances %v, before there were %v", after, before)
 		}
@@ -206,12 +214,6 @@ func TestCrashUnderLoad(t *testing.T) {
 	cancel()
 	work.Wait()
 	t.Logf("%d calls, of which %d met no daemon; %d routes", load.calls.Load(), load.missed.Load(), len(acknowledged))
-	for i := range crashes {
-		lines := n.lines("many", fmt.Sprintf("later crash-%d", i))
-		if len(lines) != 1 || strings.Contains(lines[0].Text, "the value") {
-			t.Errorf("written while nobody was there: %+v", lines)
-		}
-	}
 	routes, err := n.client.Routes(t.Context(), "default")
 	if err != nil {
 		t.Fatal(err)
@@ -228,6 +230,28 @@ func TestCrashUnderLoad(t *testing.T) {
 	p = launch(t, bin, dir)
 	if started := n.systemEvents("node.started"); started[len(started)-1].Reason != lambent.ReasonClean {
 		t.Errorf("the node's start was %+v", started[len(started)-1])
+	}
+	// A stop is clean once it is over.
+	answered := make(chan error, 1)
+	go func() { // its answer does not come
+		resp, err := http.Get(n.at.Functions + "/fn/many/sleep?ms=5000")
+		if err == nil {
+			resp.Body.Close()
+		}
+		answered <- err
+	}()
+	for end := time.Now().Add(20 * time.Second); !strings.Contains(n.metrics(), `faas_in_flight{function="many",namespace="default"} 1`) && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(20 * time.Second); !strings.Contains(p.log.String(), "stopping: waiting") && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	}
+	p.kill()
+	<-answered
+	p = launch(t, bin, dir)
+	if started := n.systemEvents("node.started"); started[len(started)-1].Reason != lambent.ReasonCrash {
+		t.Errorf("after a kill while it stopped, the node's start was %+v", started[len(started)-1])
 	}
 	p.stop(t)
 }

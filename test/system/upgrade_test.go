@@ -611,7 +611,8 @@ func childOf(parent int, bin string) int {
 	return 0
 }
 
-// SIGUSR2 upgrades, to what stands in the place of the program, and again.
+// SIGUSR2 upgrades, to what stands in the place of the program, and again. One that comes later, to a process that serves what
+// it began, does not end it.
 func TestUpgradeBySignal(t *testing.T) {
 	u := startUpgradable(t, nil)
 	u.deployLoad()
@@ -625,8 +626,22 @@ func TestUpgradeBySignal(t *testing.T) {
 			t.Fatal(err)
 		}
 		old := u.pid()
-		if err := syscall.Kill(old, syscall.SIGUSR2); err != nil {
+		stream, err := http.Get(u.at.Functions + "/fn/u/stream?ms=2000")
+		if err != nil {
 			t.Fatal(err)
+		}
+		for range 2 {
+			if err := syscall.Kill(old, syscall.SIGUSR2); err != nil {
+				t.Fatal(err)
+			}
+			for end := time.Now().Add(20 * time.Second); u.pid() == old && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+			}
+			u.instance("/fn/u/echo") // by the new process
+		}
+		raw, err := io.ReadAll(stream.Body)
+		stream.Body.Close()
+		if err != nil || !strings.HasSuffix(string(raw), "line\nend\n") {
+			t.Errorf("a response that the old process had begun: %q, %v", raw, err)
 		}
 		if !gone(old, 20*time.Second) {
 			t.Fatal("the old process does not end")
