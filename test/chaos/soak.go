@@ -212,7 +212,7 @@ func (s *soaked) weigh(ctx context.Context, rest time.Duration) ([]weight, error
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	rss, err := s.daemon.RSS()
+	rss, err := s.least(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -242,6 +242,25 @@ func (s *soaked) weigh(ctx context.Context, rest time.Duration) ([]weight, error
 		{"cgroups", float64(there["cgroups"]), "", false},
 		{"mounts", float64(there["mounts"]), "", false},
 	}, nil
+}
+
+// least gives the least memory that the daemon has within some seconds: between two collections it goes up.
+func (s *soaked) least(ctx context.Context) (least int64, err error) {
+	for range 10 {
+		rss, err := s.daemon.RSS()
+		if err != nil {
+			return 0, err
+		}
+		if least == 0 || rss < least {
+			least = rss
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	return least, nil
 }
 
 // filesIn counts the files and folders below dir, and their bytes.
