@@ -47,6 +47,7 @@ import (
 	"lambent/internal/durable"
 	"lambent/internal/egress"
 	"lambent/internal/embednats"
+	"lambent/internal/keypair"
 	"lambent/observe"
 	"lambent/observe/metric"
 	"lambent/secret"
@@ -92,6 +93,7 @@ type node struct {
 	listeners         listeners
 	functions, manage net.Listener
 	local             *net.UnixListener // for commands of this machine; nil where there are none
+	certs             *keypair.Store    // nil without TLS
 	at                Endpoints
 	servers           []*drain.Server // of functions and manage
 	late              []*http.Server  // of what the process before passes on
@@ -146,6 +148,9 @@ func (n *node) begin(ctx context.Context) (err error) {
 	if n.held, n.clean, err = lock(n.cfg.path("lock")); err != nil {
 		return err
 	}
+	if err := n.loadCertificates(); err != nil {
+		return err
+	}
 	if err := durable.RemoveUnfinished(n.cfg.Data); err != nil {
 		return err
 	}
@@ -155,16 +160,16 @@ func (n *node) begin(ctx context.Context) (err error) {
 	if err := n.openStore(ctx); err != nil {
 		return err
 	}
-	if err := n.openPast(); err != nil {
-		return err
-	}
 	if n.functions, err = n.listeners.listen(n.cfg.Listen); err != nil {
 		return err
 	}
 	if n.manage, err = n.listeners.listen(n.cfg.Control); err != nil {
 		return err
 	}
-	return n.listenLocal()
+	if err := n.listenLocal(); err != nil {
+		return err
+	}
+	return n.openPublic()
 }
 
 // openEngine opens what serves invocations.

@@ -91,16 +91,35 @@ func urlOf(l net.Listener, certs *keypair.Store) string {
 	return "https://" + net.JoinHostPort(host, port)
 }
 
-// certificates reads those of the configuration; nil when there are none.
-func (n *node) certificates() (*keypair.Store, error) {
+// loadCertificates reads those of the configuration.
+func (n *node) loadCertificates() (err error) {
 	if len(n.cfg.TLS) == 0 {
-		return nil, nil
+		return nil
 	}
-	certs, err := keypair.Load(n.cfg.TLS, n.log)
-	if err != nil {
-		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "TLS: %w", err).WithHint("--tls-cert and --tls-key name PEM files that belong together")
+	if n.certs, err = keypair.Load(n.cfg.TLS, n.log); err != nil {
+		return lambent.Errorf(lambent.CodeInvalidRequest, "TLS: %w", err).WithHint("--tls-cert and --tls-key name PEM files that belong together")
 	}
-	return certs, nil
+	return nil
+}
+
+// manageCerts are those of the control listener.
+func (n *node) manageCerts() *keypair.Store {
+	if loopback(n.manage) {
+		return nil
+	}
+	return n.certs
+}
+
+// openPublic opens what only one process has and the store is not, and writes where this one serves.
+func (n *node) openPublic() error {
+	if err := n.openPast(); err != nil {
+		return err
+	}
+	n.at = Endpoints{Functions: urlOf(n.functions, n.certs), Control: urlOf(n.manage, n.manageCerts()), KeyFile: n.cfg.path("admin.key"), NewKey: n.newKey}
+	if n.certs != nil {
+		n.at.CAFile = n.cfg.TLS[0].Cert
+	}
+	return n.cfg.writeEndpoints(n.at)
 }
 
 // server is the server of l: HTTP/1.1 and HTTP/2, which clients choose by ALPN with certs and know beforehand

@@ -125,7 +125,7 @@ func (n *node) upgraded(ctx context.Context, o UpgradeOptions, say func(string))
 	if err != nil {
 		return nil, err
 	}
-	return next.served()
+	return next.served(context.WithoutCancel(ctx))
 }
 
 // command carries out what the other end of conn asks for, if that is root or who runs this daemon.

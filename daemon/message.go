@@ -25,6 +25,8 @@ type message struct {
 	Line   *lambent.LogLine     `json:"line,omitempty"`
 	Record *lambent.Record      `json:"record,omitempty"`
 	Event  *lambent.SystemEvent `json:"event,omitempty"`
+
+	sent chan<- struct{} // closed when it is sent, if not nil
 }
 
 // step is a step of an upgrade, in the order of the package's documentation.
@@ -136,6 +138,9 @@ func (o *outbox) sendTo(conn *handover.Conn) error {
 		for _, m := range messages {
 			if err := conn.Send(m); err != nil {
 				return err
+			}
+			if m.sent != nil {
+				close(m.sent)
 			}
 		}
 		if closed {

@@ -62,18 +62,18 @@ func (p *predecessor) expect(want step) (message, []*os.File, error) {
 // takeOver opens a node in the place of the process before. Until it returns nil that goes on to serve, and this one
 // accepts nothing.
 func (n *node) takeOver(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { n.before.conn.Close() })
-	defer stop()
-	err := n.inherit(ctx)
-	if err == nil && !stop() {
-		err = ctx.Err()
-	}
-	if err != nil {
+	defer context.AfterFunc(ctx, func() { n.before.conn.Close() })()
+	if err := n.inherit(ctx); err != nil {
 		_ = n.before.conn.Send(message{Error: lambent.ErrorOf(err)}) // the other may have closed
 		return err
 	}
+	// From here nobody else serves: when ctx has ended, this process does and drains.
 	n.hearing.Go(n.hear)
-	<-n.before.settled
+	select {
+	case <-n.before.settled:
+	case <-time.After(settleTime):
+	case <-ctx.Done():
+	}
 	return nil
 }
 
@@ -108,6 +108,9 @@ func (n *node) inherit(ctx context.Context) error {
 		return err
 	}
 	n.local = local.(*net.UnixListener)
+	if err := n.loadCertificates(); err != nil {
+		return err
+	}
 	for _, s := range []struct {
 		open func() error
 		says step
@@ -115,7 +118,7 @@ func (n *node) inherit(ctx context.Context) error {
 	}{
 		{n.openEngine, saysPrepared, saysFree},
 		{func() error { return n.openStore(ctx) }, saysReady, saysGo},
-		{n.openPast, saysOpen, saysServe},
+		{n.openPublic, saysOpen, saysServe},
 	} {
 		if err := s.open(); err != nil {
 			return err
@@ -127,7 +130,11 @@ func (n *node) inherit(ctx context.Context) error {
 			return err
 		}
 	}
-	return errors.Join(unix.Dup3(int(stderr.Fd()), int(os.Stderr.Fd()), 0), holds(n.held))
+	// There is no way back now.
+	if err := errors.Join(unix.Dup3(int(stderr.Fd()), int(os.Stderr.Fd()), 0), holds(n.held)); err != nil {
+		n.log.Error("taking over the log or the lock of the process before", "err", err)
+	}
+	return nil
 }
 
 // same tells whether f is the file at path: whoever takes a node's place must not do so with another's data.
@@ -190,13 +197,8 @@ func (n *node) hear() {
 		case m.Step == saysSettled:
 			first := slices.Collect(maps.Values(p.adopted))
 			go func() {
-				ctx, cancel := context.WithTimeout(n.stopping, settleTime)
-				defer cancel()
 				for _, done := range first {
-					select {
-					case <-done:
-					case <-ctx.Done():
-					}
+					<-done
 				}
 				settle()
 			}()

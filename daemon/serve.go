@@ -19,28 +19,16 @@ import (
 )
 
 // serve serves until ctx ends, or another process has taken the place of this one, and drains.
-func (n *node) serve(ctx context.Context) error {
-	certs, err := n.certificates()
-	if err != nil {
-		return err
-	}
-	manageCerts := certs
-	switch {
-	case loopback(n.manage):
-		manageCerts = nil
-	case certs == nil:
+func (n *node) serve(ctx context.Context) (err error) {
+	if !loopback(n.manage) && n.certs == nil {
 		n.log.Warn("others than this machine reach the control API, and keys come to it in the clear: use --tls-cert and --tls-key, or let it listen on loopback",
 			"control", n.cfg.Control)
-	}
-	n.at = Endpoints{Functions: urlOf(n.functions, certs), Control: urlOf(n.manage, manageCerts), KeyFile: n.cfg.path("admin.key"), NewKey: n.newKey}
-	if certs != nil {
-		n.at.CAFile = n.cfg.TLS[0].Cert
 	}
 	n.openDoors()
 	adoption := n.adoptLeft(ctx)
 	defer adoption.end()
 	adopted := adoption.wait()
-	public, private := n.server(n.functions, n.public, certs), n.server(n.manage, http.HandlerFunc(n.manageDoor), manageCerts)
+	public, private := n.server(n.functions, n.public, n.certs), n.server(n.manage, http.HandlerFunc(n.manageDoor), n.manageCerts())
 	n.servers = []*drain.Server{public, private}
 	failed := make(chan error, len(n.servers))
 	var serving sync.WaitGroup
@@ -54,26 +42,24 @@ func (n *node) serve(ctx context.Context) error {
 	n.serveLate(&serving)
 	alive := make(chan struct{})
 	serving.Go(func() { n.notify.watchdog(alive) })
-	if err = n.cfg.writeEndpoints(n.at); err == nil {
-		stop := n.commands(ctx, &serving)
-		n.started(adopted)
-		unwatch := n.watchDisk()
-		n.notify.ready(n.status())
-		n.cfg.Serving(n.at)
-		if n.before != nil {
-			_ = n.before.conn.Send(message{Step: saysServing}) // it may be gone, and need not know
-		}
-		select {
-		case <-ctx.Done():
-		case <-n.replaced:
-		case err = <-failed:
-		}
-		unwatch()
-		stop()
+	stop := n.commands(ctx, &serving)
+	n.started(adopted)
+	unwatch := n.watchDisk()
+	n.notify.ready(n.status())
+	n.cfg.Serving(n.at)
+	if n.before != nil {
+		_ = n.before.conn.Send(message{Step: saysServing}) // it may be gone, and need not know
 	}
+	select {
+	case <-ctx.Done():
+	case <-n.replaced:
+	case err = <-failed:
+	}
+	unwatch()
+	stop()
 	n.upgrading.Lock() // an upgrade under way has an outcome now
 	if n.next != nil {
-		n.leave(ctx)
+		err = errors.Join(err, n.leave(ctx))
 	} else {
 		n.ending(err)
 		n.notify.stopping("drains")

@@ -26,7 +26,7 @@ type successor struct {
 	conn   *handover.Conn
 	words  *words        // on its stderr
 	said   chan struct{} // closed when it has said that it accepts, or can say nothing any more
-	serves bool          // set before said is closed
+	serves atomic.Bool   // set before said is closed
 	ended  chan struct{} // closed when the process has ended and said its last words
 	late   atomic.Bool   // it was ended for being too slow
 }
@@ -112,14 +112,19 @@ func (s *successor) expect(want step) (message, error) {
 func (s *successor) await() {
 	var m message
 	_, err := s.conn.Receive(&m)
-	s.serves = err == nil && m.Step == saysServing
+	s.serves.Store(err == nil && m.Step == saysServing)
 	close(s.said)
 }
 
-// served waits until it serves. The error says that it does not.
-func (s *successor) served() (*Upgraded, error) {
-	<-s.said
-	if s.serves {
+// served waits until it serves, for no longer than a step. The error says that it does not.
+func (s *successor) served(ctx context.Context) (*Upgraded, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.step+settleTime)
+	defer cancel()
+	select {
+	case <-s.said:
+	case <-ctx.Done():
+	}
+	if s.serves.Load() {
 		return &Upgraded{s.PID, s.Version}, nil
 	}
 	return nil, failed("process %d has taken over, but does not serve", s.PID).WithHint("see its log; when it has ended, start the node again: nothing is lost")

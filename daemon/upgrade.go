@@ -181,42 +181,52 @@ func (n *node) reopen() {
 	}
 }
 
-// rewind opens logs and records again.
+// rewind opens again what openPublic has opened in a successor.
 func (n *node) rewind() {
+	if err := n.cfg.writeEndpoints(n.at); err != nil {
+		n.log.Error("where this node serves cannot be written down again", "err", err)
+	}
 	if err := n.past.open(&n.cfg); err != nil {
 		n.log.Error("logs and records cannot be opened again: they are lost until a restart", "err", err)
 	}
 }
 
 // leave serves what this process has begun, passes on what comes to it late, and gives its instances to the process
-// that has taken its place. It returns when nothing is left, that process has ended, or the time to drain after the end
-// of ctx is over.
-func (n *node) leave(stop context.Context) {
+// that has taken its place. It returns when nothing is left. When the time to drain after the end of stop, or of that
+// process, is over it cuts what is left. The error says that there may be nobody who serves.
+func (n *node) leave(stop context.Context) error {
 	ctx, cut := context.WithCancel(context.Background())
 	defer cut()
 	defer context.AfterFunc(n.cfg.Hurry, func() {
 		n.dispatch.Hurry()
 		cut()
 	})()
-	defer context.AfterFunc(stop, func() { time.AfterFunc(n.cfg.Drain, cut) })()
+	soon := func() { time.AfterFunc(n.cfg.Drain, cut) }
+	defer context.AfterFunc(stop, soon)()
 	next := n.next
 	go next.await()
 	go func() {
 		<-next.ended
-		cut()
+		soon()
 	}()
 	var sending sync.WaitGroup
 	sending.Go(func() {
 		if err := n.outbox.sendTo(next.conn); err != nil {
 			n.log.Error("what happened here cannot be told to the new process any more", "err", err)
-			cut()
+			soon()
 		}
 	})
 	n.dispatch.BeginDrain(24 * time.Hour)
 	now, already := context.WithCancel(ctx)
 	already()
 	n.dispatch.Handover(now, n.give, n.tellEnd)
-	n.outbox.put(message{Step: saysSettled})
+	settled := make(chan struct{})
+	n.outbox.put(message{Step: saysSettled, sent: settled})
+	select { // what is passed on does not wait in the outbox, and nobody accepts it before
+	case <-settled:
+	case <-next.ended:
+	case <-ctx.Done():
+	}
 	functions, manage := n.passOn(next.dial(lateFunctions)), n.passOn(next.dial(lateControl))
 	n.public.lead(functions)
 	n.calls.lead(manage)
@@ -232,11 +242,16 @@ func (n *node) leave(stop context.Context) {
 	n.dispatch.Close(ctx)
 	n.outbox.close()
 	sending.Wait()
+	_, err := next.served(ctx)
 	select {
-	case <-next.said:
-	case <-ctx.Done():
+	case <-next.ended:
+		if err == nil && !next.cmd.ProcessState.Success() {
+			err = failed("process %d, which had taken over, ended: %s", next.PID, next.cmd.ProcessState)
+		}
+	default:
 	}
 	next.conn.Close()
+	return err
 }
 
 // give tells the new process of an instance that it answers for from now on.

@@ -214,6 +214,16 @@ func TestQueue(t *testing.T) {
 	if err := q.Put(theirs); err != nil {
 		t.Fatal(err)
 	}
+	for range 200 { // nobody accepts yet
+		a, b, err := Pair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		if err := q.Put(b); err != nil {
+			t.Fatal(err)
+		}
+	}
 	conn, err := q.Accept()
 	if err != nil {
 		t.Fatal(err)

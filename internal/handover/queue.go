@@ -6,54 +6,67 @@ import (
 	"sync"
 )
 
-// Queue is a listener of connections that another process sends, instead of an address that everybody could find.
+// Queue is a listener of connections that another process sends, instead of an address that everybody could find. It
+// holds as many as are put: who puts them may have to do what their accepting waits for.
 type Queue struct {
-	conns  chan net.Conn
-	closed chan struct{}
-	close  sync.Once
+	mu      sync.Mutex // guards what follows
+	changed *sync.Cond
+	conns   []net.Conn
+	closed  bool
 }
 
 var _ net.Listener = (*Queue)(nil)
 
 // NewQueue makes a queue that is empty.
-func NewQueue() *Queue { return &Queue{conns: make(chan net.Conn, 64), closed: make(chan struct{})} }
+func NewQueue() *Queue {
+	q := new(Queue)
+	q.changed = sync.NewCond(&q.mu)
+	return q
+}
 
-// Put gives the connection whose descriptor is f to who accepts next. It takes f over.
+// Put gives the connection whose descriptor is f to who accepts next. It takes f over, and never blocks.
 func (q *Queue) Put(f *os.File) error {
 	defer f.Close() // net has its own
 	conn, err := net.FileConn(f)
 	if err != nil {
 		return err
 	}
-	select {
-	case q.conns <- conn:
-		return nil
-	case <-q.closed:
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
 		return conn.Close()
 	}
+	q.conns = append(q.conns, conn)
+	q.changed.Signal()
+	return nil
 }
 
 // Accept implements net.Listener.
 func (q *Queue) Accept() (net.Conn, error) {
-	select {
-	case conn := <-q.conns:
-		return conn, nil
-	case <-q.closed:
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.conns) == 0 && !q.closed {
+		q.changed.Wait()
+	}
+	if q.closed {
 		return nil, net.ErrClosed
 	}
+	conn := q.conns[0]
+	q.conns = q.conns[1:]
+	return conn, nil
 }
 
 // Close implements net.Listener.
 func (q *Queue) Close() error {
-	q.close.Do(func() { close(q.closed) })
-	for {
-		select {
-		case conn := <-q.conns:
-			conn.Close()
-		default:
-			return nil
-		}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	for _, conn := range q.conns {
+		conn.Close()
 	}
+	q.conns = nil
+	q.changed.Broadcast()
+	return nil
 }
 
 // Addr implements net.Listener.

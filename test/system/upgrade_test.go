@@ -391,6 +391,23 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	}
 }
 
+// Many connections that never rest, each of which brings a late request, do not keep an upgrade from its end.
+func TestUpgradeOfManyConnections(t *testing.T) {
+	u := startUpgradable(t, nil)
+	u.deploy("s", files{"public/index.html": "static"}, lambent.Settings{Runtime: "static", Handler: "public"})
+	ctx, cancel := context.WithCancel(t.Context())
+	l := &load{up: u, ctx: ctx}
+	for range 600 {
+		l.each("static", func(c *http.Client, _ int) error { return l.ask(c, "GET", "/fn/s/", nil, is("static")) })
+	}
+	for l.calls.Load() < 3000 && !t.Failed() { // all are connected
+		time.Sleep(10 * time.Millisecond)
+	}
+	u.mustUpgrade()
+	cancel()
+	l.wg.Wait()
+}
+
 // What goes wrong on the side of the new process leaves everything as it was.
 func TestUpgradeFails(t *testing.T) {
 	u := startUpgradable(t, nil)
@@ -428,6 +445,7 @@ func TestUpgradeFails(t *testing.T) {
 		{"refuses the arguments", script("flags", `exec `+u.bin+` "$@" --no-such-flag`), []string{"unknown flag", "no-such-flag"}},
 		{"another folder", script("data", `exec `+u.bin+` "$@" --data `+t.TempDir()), []string{"lock"}},
 		{"cannot open the store", script("store", `exec unshare --mount sh -c 'mount -t tmpfs -o ro none `+u.dir+`/nats && exec "$0" "$@"' `+u.bin+` "$@"`), []string{"handing the store over", "read-only file system"}},
+		{"cannot read its certificate", script("certificate", `exec `+u.bin+` "$@" --tls-cert `+plain+` --tls-key `+plain), []string{"TLS"}},
 		{"has no room for its program", script("room", `ulimit -f 0; exec `+u.bin+` "$@"`), []string{"file too large"}},
 		{"exits", program("exit-hello"), []string{"exit status 7", "last words"}},
 		{"hangs", program("hang-hello"), []string{`did not get to "hello"`, "last words"}},
