@@ -70,37 +70,43 @@ func (s *stage) quiet(ctx context.Context, wanted int) (open descriptors, err er
 	return open, nil
 }
 
-// leftovers counts what a daemon on the folder data that has stopped has left on this machine.
-func leftovers(data string) (map[string]int, error) {
-	name, err := tree(data)
-	if err != nil {
-		return nil, err
-	}
+// leftovers counts what there is on this machine of the sandboxes of the daemon on the folder data: name is that of
+// their tree.
+func leftovers(data, name string) (map[string]int, error) {
 	left := map[string]int{"processes": 0, "mounts": 0, "cgroups": 0, "instances": 0}
 	for pid := range processes() {
 		if called(pid, name) {
 			left["processes"]++
 		}
 	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	// Sandboxes mount in namespaces of their own, which live as long as a process or a descriptor does.
+	scratch, seen := filepath.Base(filepath.Dir(data)), map[string]bool{}
+	for pid := range processes() {
+		namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+		if err != nil || seen[namespace] {
+			continue // it has ended, or its mounts are counted
+		}
+		mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+		if err != nil {
+			continue
+		}
+		seen[namespace] = true
+		for line := range strings.Lines(string(mounts)) {
+			before, _, _ := strings.Cut(line, " - ")
+			if fields := strings.Fields(before); fields[4] != data && strings.Contains(fields[3]+fields[4], scratch) {
+				left["mounts"]++
+			}
+		}
+	}
+	groups, err := filepath.Glob(filepath.Join("/sys/fs/cgroup", "*", "lambent", name, "*", "cgroup.procs"))
 	if err != nil {
 		return nil, err
 	}
-	for line := range strings.Lines(string(mounts)) {
-		before, after, _ := strings.Cut(line, " - ")
-		at := strings.Fields(before)[4]
-		if at != data && strings.HasPrefix(at, data+"/") {
-			left["mounts"]++
-		}
-		if !strings.HasPrefix(after, "cgroup") {
-			continue
-		}
-		groups, err := filepath.Glob(filepath.Join(at, "lambent", name, "*", "cgroup.procs"))
-		if err != nil {
-			return nil, err
-		}
-		left["cgroups"] += len(groups)
+	own, err := filepath.Glob(filepath.Join("/sys/fs/cgroup", "lambent", name, "*", "cgroup.procs"))
+	if err != nil {
+		return nil, err
 	}
+	left["cgroups"] = len(groups) + len(own)
 	folders, err := os.ReadDir(filepath.Join(data, "run", "instances"))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil

@@ -53,7 +53,7 @@ func soak(ctx context.Context, short bool) (err error) {
 	if err = errors.Join(err, d.Stop()); err != nil {
 		return err
 	}
-	left, err := leftovers(d.Data)
+	left, err := leftovers(d.Data, s.instances.name)
 	if err != nil {
 		return err
 	}
@@ -121,9 +121,9 @@ func (s *soaked) live(ctx context.Context, dir string, all life, rest time.Durat
 		s.report.Notes["failure "+strconv.Itoa(i+1)] = why
 	}
 	s.report.None("soak_failed", s.failed)
-	s.report.AtLeast("soak_requests", float64(s.answered), "count", float64(all.requests)*0.99)
-	s.report.AtLeast("soak_deploys", float64(s.deployed), "count", float64(all.deploys)*0.99)
-	s.report.AtLeast("soak_starts", float64(len(s.started)), "count", float64(all.starts())*0.99)
+	s.report.Reached("soak_requests", float64(s.answered), "count", float64(all.requests)*0.99)
+	s.report.Reached("soak_deploys", float64(s.deployed), "count", float64(all.deploys)*0.99)
+	s.report.Reached("soak_starts", float64(len(s.started)), "count", float64(all.starts())*0.99)
 	s.report.AtMost("soak_minutes", took.Minutes(), "min", (all.length+2*rest).Minutes()*1.1)
 	return ctx.Err()
 }
@@ -228,7 +228,7 @@ func (s *soaked) weigh(ctx context.Context, rest time.Duration) ([]weight, error
 	if err != nil {
 		return nil, err
 	}
-	there, err := leftovers(s.daemon.Data)
+	there, err := leftovers(s.daemon.Data, s.instances.name)
 	if err != nil {
 		return nil, err
 	}

@@ -112,7 +112,7 @@ func (c scenario) run(ctx context.Context, short bool) (err error) {
 	s.instances.readers.Wait() // their functions have ended, so the journals have
 	v := s.ledger.close(c.excuse)
 	s.tell(v)
-	left, err := leftovers(s.daemon.Data)
+	left, err := leftovers(s.daemon.Data, s.instances.name)
 	if err != nil {
 		return err
 	}
@@ -180,6 +180,7 @@ func (s *stage) tell(v *verdict) {
 		s.report.Notes[fmt.Sprintf("wrong %d", i+1)] = example
 	}
 	s.report.AtLeast("chaos_"+s.name+"_rate", float64(v.sent)/s.length.Seconds(), "1/s", 0.98*rate)
+	s.report.Reached("chaos_"+s.name+"_requests", float64(v.sent), "count", s.length.Seconds()*rate/2) // fewer prove little
 	s.none("failed", v.failed)
 	s.none("lost", v.lost)
 	s.none("doubled", v.doubled)

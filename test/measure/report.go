@@ -62,6 +62,11 @@ func (r *Report) Bounded(name string, value float64, unit string, limit float64)
 	r.Bars = append(r.Bars, bar{name, value, unit, fmt.Sprintf("<=%g", limit), value <= limit, true})
 }
 
+// Reached is a bar of correctness: value must not be below limit.
+func (r *Report) Reached(name string, value float64, unit string, limit float64) {
+	r.Bars = append(r.Bars, bar{name, value, unit, fmt.Sprintf(">=%g", limit), value >= limit, true})
+}
+
 // None is a bar of correctness: value must be zero.
 func (r *Report) None(name string, value int) {
 	r.Bars = append(r.Bars, bar{name, float64(value), "count", "==0", value == 0, true})
