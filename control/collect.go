@@ -27,7 +27,7 @@ type CollectorOptions struct {
 
 	Keep   int           // latest revisions of a function that stay although nothing refers to them; default 10
 	Tick   time.Duration // between two looks at the functions that have changed; default 10s
-	Grace  time.Duration // between the last use of code and its removal; default 1m
+	Grace  time.Duration // from when code may have lost its last reference, unused since, to its removal; default 1m
 	Full   time.Duration // between two looks at everything; default 1h
 	Logger *slog.Logger  // slog.Default() if nil
 }
@@ -55,7 +55,8 @@ type LogGarbage interface {
 //
 // What makes it safe: a revision is deleted only as it was listed, before the references were read, and whoever
 // refers to one writes it anew first. Code is removed only if nobody has held it since a while before the
-// references were read, and whoever refers to it holds it until the reference is stored.
+// references were read, and whoever refers to it holds it until the reference is stored. What cannot be read stays, and
+// so does all that it may refer to.
 type Collector struct {
 	CollectorOptions
 
@@ -63,9 +64,10 @@ type Collector struct {
 	changed map[Named]struct{}   // guarded by mu
 	pending map[string]time.Time // digests that may have lost their last reference, and when; guarded by mu
 
-	suspects []suspect // what belongs to no function, if that is still so after a while
-	seed     maphash.Seed
-	next     struct{ full, suspects, sweep time.Time }
+	suspects   []suspect         // what belongs to no function, if that is still so after a while
+	unreadable map[string]uint64 // revisions of the entries that could not be read, by key
+	seed       maphash.Seed
+	next       struct{ full, suspects, sweep time.Time }
 }
 
 // suspect is an entry of the store, or the logs where the entry is empty, of a function that was not there.
@@ -83,7 +85,11 @@ func NewCollector(o CollectorOptions) *Collector {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Collector{CollectorOptions: o, changed: map[Named]struct{}{}, pending: map[string]time.Time{}, seed: maphash.MakeSeed()}
+	return &Collector{
+		CollectorOptions: o,
+		changed:          map[Named]struct{}{}, pending: map[string]time.Time{}, unreadable: map[string]uint64{},
+		seed: maphash.MakeSeed(),
+	}
 }
 
 func def[T comparable](v *T, value T) {
@@ -187,7 +193,7 @@ func (c *Collector) trim(ctx context.Context, n Named) error {
 		r, err := decodeRevision(entry)
 		switch {
 		case err != nil:
-			c.Logger.Error("a revision is left alone", "err", err)
+			c.leave(entry, err)
 		case referred[r.ID]:
 		case kept < c.Keep:
 			kept++
@@ -200,7 +206,16 @@ func (c *Collector) trim(ctx context.Context, n Named) error {
 	return nil
 }
 
-// referred gives the ids of the revisions that a function and its aliases refer to; nil if there is no such function.
+// leave says once that an entry cannot be read.
+func (c *Collector) leave(entry store.Entry, err error) {
+	if c.unreadable[entry.Key] != entry.Revision {
+		c.unreadable[entry.Key] = entry.Revision
+		c.Logger.Error("garbage that may belong to what cannot be read stays", "entry", entry.Key, "err", err)
+	}
+}
+
+// referred gives the ids of the revisions that a function and its aliases refer to; nil if there is no such function, or
+// if that cannot be known.
 func (c *Collector) referred(ctx context.Context, n Named) (map[string]bool, error) {
 	entry, err := c.Store.Get(ctx, functionKey(n.Namespace, n.Name))
 	if errors.Is(err, store.ErrNotFound) {
@@ -211,7 +226,8 @@ func (c *Collector) referred(ctx context.Context, n Named) (map[string]bool, err
 	}
 	f, err := DecodeFunction(entry)
 	if err != nil {
-		return nil, err
+		c.leave(entry, err)
+		return nil, nil
 	}
 	ids := map[string]bool{f.Previous: true}
 	note := func(a *lambent.Alias) {
@@ -226,7 +242,8 @@ func (c *Collector) referred(ctx context.Context, n Named) (map[string]bool, err
 		}
 		a, err := DecodeAlias(entry)
 		if err != nil {
-			return nil, err
+			c.leave(entry, err)
+			return nil, nil
 		}
 		note(a)
 	}
@@ -302,13 +319,16 @@ func (c *Collector) owner(entry store.Entry, prefix string) (n Named, ok bool) {
 	return n, ok
 }
 
-// removeSuspects removes what still belongs to no function: a deploy that was making it would have ended by now.
+// removeSuspects removes what still belongs to no function: a deploy that was making it would have ended by now. What
+// cannot be removed is found again.
 func (c *Collector) removeSuspects(ctx context.Context) error {
+	suspects := c.suspects
+	c.suspects = nil
 	live := map[Named]bool{}
 	for r := range c.Live {
 		live[Named{r.Namespace, r.Function}] = true
 	}
-	for _, left := range c.suspects {
+	for _, left := range suspects {
 		n := left.of
 		_, err := c.Store.Get(ctx, functionKey(n.Namespace, n.Name))
 		switch {
@@ -319,18 +339,23 @@ func (c *Collector) removeSuspects(ctx context.Context) error {
 		case left.entry.Key == "":
 			err = c.Logs.Remove(n.Namespace, n.Name)
 		case strings.HasPrefix(left.entry.Key, revisionPrefix):
-			var r *lambent.Revision
-			if r, err = decodeRevision(left.entry); err == nil {
-				err = c.drop(ctx, left.entry, r)
+			r, unread := decodeRevision(left.entry)
+			if unread != nil {
+				c.leave(left.entry, unread)
+				continue
 			}
+			err = c.drop(ctx, left.entry, r)
 		default:
 			_, err = c.Store.Delete(ctx, left.entry.Key, left.entry.Revision)
 		}
-		if err != nil && !errors.Is(err, store.ErrConflict) {
-			return err
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil, errors.Is(err, store.ErrConflict):
+			c.Logger.Info("removed what was left of a function that is gone", "function", n.Namespace+"/"+n.Name, "entry", left.entry.Key)
+		default:
+			c.Logger.Warn("what was left of a function that is gone stays for now", "function", n.Namespace+"/"+n.Name, "entry", left.entry.Key, "err", err)
 		}
-		c.Logger.Info("removed what was left of a function that is gone", "function", n.Namespace+"/"+n.Name, "entry", left.entry.Key)
 	}
-	c.suspects = nil
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -40,14 +41,16 @@ type garbage struct {
 	w    *world
 	live []*lambent.Revision
 	logs logNames
-	now  time.Duration // ahead of the clock on the wall
+	text strings.Builder // what it has logged
+	now  time.Duration   // ahead of the clock on the wall
 }
 
 func (w *world) garbage() *garbage {
 	g := &garbage{w: w}
 	g.Collector = control.NewCollector(control.CollectorOptions{
 		Store: w.Store, Functions: w.Functions(), Code: w.Code.(control.CodeGarbage), Logs: &g.logs, Keep: 3,
-		Live: func(yield func(*lambent.Revision) bool) { slices.Values(g.live)(yield) },
+		Logger: slog.New(slog.NewTextHandler(&g.text, nil)),
+		Live:   func(yield func(*lambent.Revision) bool) { slices.Values(g.live)(yield) },
 	})
 	w.Changed = g.Changed
 	return g
@@ -261,6 +264,90 @@ func TestCollectLeftovers(t *testing.T) {
 	if n := len(w.revisions(hello)); n != 5 {
 		t.Errorf("%d revisions of a function that had too many", n)
 	}
+}
+
+// What cannot be read keeps nothing from being collected but what it may refer to.
+func TestCollectBesideUnreadable(t *testing.T) {
+	w := newWorld(t)
+	w.team()
+	g := w.garbage()
+	w.deployed(64, 65, 66, 67, 68, 69, 70, 71)
+	code := w.upload("of a revision that cannot be read")
+	damaged := map[string]string{
+		"alias.default.hello.prod":   `{"name`,
+		"revision.default.gone.0123": `{"code":"` + code,
+	}
+	for key, value := range damaged {
+		if _, err := w.Store.Put(t.Context(), key, []byte(value), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var c []string
+	for i := range 6 {
+		var b control.Bundle
+		w.gives(200, &b, "PUT", "/v1/code", fmt.Sprint("code ", i), as("team-deploy")...)
+		c = append(c, b.Digest)
+	}
+	w.deploys("f", c...)
+	g.Changed("default", "gone", code)
+	g.after(0)
+	g.after(2 * time.Minute)
+	w.has(c[0], false)
+	w.has(code, true)
+	if n := len(w.keys("revision.default.hello.")); n != 8 {
+		t.Errorf("%d revisions of a function with an alias that cannot be read", n)
+	}
+	g.Changed("default", "hello", code)
+	g.after(2 * time.Hour) // looks at everything again
+	g.after(2 * time.Minute)
+	w.has(code, true)
+	if n := len(w.keys("revision.default.gone.")); n != 1 {
+		t.Error("what cannot be read is gone")
+	}
+	for key := range damaged {
+		if n := strings.Count(g.text.String(), "entry="+key); n != 1 {
+			t.Errorf("the log names %s %d times: %s", key, n, &g.text)
+		}
+	}
+}
+
+// reuploading is code that is uploaded again whenever it has been removed.
+type reuploading struct {
+	control.CodeGarbage
+	upload func()
+}
+
+func (r reuploading) Remove(digest string, since time.Time) (bool, error) {
+	removed, err := r.CodeGarbage.Remove(digest, since)
+	if removed {
+		r.upload()
+	}
+	return removed, err
+}
+
+// Who uploads code that is being collected may use it, for as long as anybody who has uploaded something.
+func TestCollectUploadedAgain(t *testing.T) {
+	w := newWorld(t)
+	w.team()
+	g := w.garbage()
+	var b control.Bundle
+	upload := func() { w.gives(200, &b, "PUT", "/v1/code", "code", as("team-deploy")...) }
+	g.Code = reuploading{g.Code, upload}
+	upload()
+	g.Changed("team", "f", b.Digest)
+	g.after(2 * time.Minute)
+	w.gives(200, nil, "HEAD", "/v1/code/"+b.Digest, "", as("team-deploy")...) // it was removed, but uploaded right then
+
+	g = w.garbage()
+	g.Changed("team", "f", b.Digest)
+	upload()
+	for range 10 {
+		g.after(2 * time.Minute)
+	}
+	w.has(b.Digest, true)
+	g.after(time.Hour)
+	g.after(2 * time.Minute)
+	w.has(b.Digest, false)
 }
 
 // Deploys, moves of aliases and rollbacks never meet a revision or code that was just removed.

@@ -2,8 +2,8 @@ package control
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
+	"regexp"
 	"strings"
 	"time"
 
@@ -14,14 +14,14 @@ import (
 // sweepShare bounds how much of the time goes into looking for references to code: one in so many parts.
 const sweepShare = 50
 
-// takeDue gives the code that has been pending for the grace, in which instances come to their end.
-func (c *Collector) takeDue(now time.Time) map[string]bool {
+// takeDue gives the code that has been pending for the grace, in which instances come to their end, and since when.
+func (c *Collector) takeDue(now time.Time) map[string]time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	due := map[string]bool{}
+	due := map[string]time.Time{}
 	for digest, since := range c.pending {
 		if now.Sub(since) >= c.Grace {
-			due[digest] = true
+			due[digest] = since
 			delete(c.pending, digest)
 		}
 	}
@@ -29,11 +29,11 @@ func (c *Collector) takeDue(now time.Time) map[string]bool {
 }
 
 // sweep removes the code of due that nothing refers to. now is before the references are read.
-func (c *Collector) sweep(ctx context.Context, due map[string]bool, now time.Time) error {
-	gone, err := c.removeCode(ctx, due, now)
+func (c *Collector) sweep(ctx context.Context, due map[string]time.Time, now time.Time) error {
+	gone, err := c.removeCode(ctx, due)
 	if len(gone) > 0 {
 		c.Logger.Info("removed code that nothing refers to", "bundles", len(gone))
-		err = errors.Join(err, c.unmark(ctx, func(digest string) bool { return gone[digest] }))
+		err = errors.Join(err, c.unmark(ctx, func(digest string) bool { return gone[digest] && !c.Code.Has(digest) }))
 	}
 	if err != nil { // what is gone by then is found to be
 		c.mu.Lock()
@@ -45,20 +45,23 @@ func (c *Collector) sweep(ctx context.Context, due map[string]bool, now time.Tim
 	return err
 }
 
-// removeCode leaves in due what it did not get to, and takes out what is in use.
-func (c *Collector) removeCode(ctx context.Context, due map[string]bool, now time.Time) (gone map[string]bool, err error) {
-	for entry, err := range c.Store.List(ctx, revisionPrefix) {
-		if err != nil {
-			return nil, err
-		}
-		var r struct{ Code, Source string } // all that is needed, of very many
-		if json.Unmarshal(entry.Value, &r) != nil {
-			continue // what cannot be read never runs
-		}
-		delete(due, r.Code)
-		delete(due, r.Source)
-		if len(due) == 0 {
-			return nil, nil
+// digestRE finds what an entry refers to, whether or not it can be read otherwise.
+var digestRE = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
+
+// removeCode leaves in due what it did not get to, and takes out what is in use. What was used since it came into doubt,
+// as who uploads it again does, is not removed: it is as good as new.
+func (c *Collector) removeCode(ctx context.Context, due map[string]time.Time) (gone map[string]bool, err error) {
+	for _, prefix := range []string{revisionPrefix, AliasPrefix} {
+		for entry, err := range c.Store.List(ctx, prefix) {
+			if err != nil {
+				return nil, err
+			}
+			for _, digest := range digestRE.FindAll(entry.Value, -1) {
+				delete(due, string(digest))
+			}
+			if len(due) == 0 {
+				return nil, nil
+			}
 		}
 	}
 	use := func(r *lambent.Revision) {
@@ -70,22 +73,15 @@ func (c *Collector) removeCode(ctx context.Context, due map[string]bool, now tim
 			use(f.Latest)
 		}
 	}
-	for entry, err := range c.Store.List(ctx, AliasPrefix) {
-		if err != nil {
-			return nil, err
-		}
-		if a, err := DecodeAlias(entry); err == nil {
-			for _, t := range a.Targets {
-				use(t.Revision)
-			}
-		}
-	}
 	for r := range c.Live {
 		use(r)
 	}
 	gone = map[string]bool{}
-	for digest := range due {
-		removed, err := c.Code.Remove(digest, now.Add(-c.Grace))
+	for digest, since := range due {
+		if err := ctx.Err(); err != nil {
+			return gone, err
+		}
+		removed, err := c.Code.Remove(digest, since)
 		if err != nil {
 			return gone, err
 		}
