@@ -19,6 +19,7 @@ type events struct {
 	border border
 	drains bool // it ends at the next border
 	ended  bool
+	closed bool // Close was called: the outcome is not ours any more
 }
 
 // isEventStream tells whether resp is an event stream that has no end of its own, and whose events can be seen.
@@ -71,7 +72,7 @@ func (e *events) Read(p []byte) (int, error) {
 func (e *events) end() {
 	e.mu.Lock()
 	e.drains = true
-	if e.border.at {
+	if e.border.at && !e.closed {
 		e.finish()
 	}
 	ended := e.ended
@@ -88,13 +89,14 @@ func (e *events) finish() {
 
 // Close gives an error unless the stream came to an end, or was brought to one.
 func (e *events) Close() error {
-	err := e.ReadCloser.Close()
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.ended {
-		return nil
+	e.closed = true
+	ended := e.ended
+	e.mu.Unlock()
+	if err := e.ReadCloser.Close(); !ended {
+		return err
 	}
-	return err
+	return nil
 }
 
 // border follows the lines of an event stream, which end with CR, LF or both.

@@ -54,6 +54,24 @@ func write(t *testing.T, w io.Writer, s string) {
 	}
 }
 
+// A stream may come to its end by itself at the moment when it is to be ended. The race detector looks on.
+func TestEventStreamEndsWhileItDrains(t *testing.T) {
+	for range 100 {
+		drain := make(chan struct{})
+		inv := &lambent.Invocation{Revision: &lambent.Revision{}}
+		r, w := io.Pipe()
+		w.Close()
+		resp := &lambent.Response{Body: stream{r, inv, make(chan bool, 1)}, Drain: drain}
+		over := new(Tally).follow(resp, inv)
+		go close(drain)
+		if _, err := io.ReadAll(resp.Body); err != nil {
+			t.Error(err)
+		}
+		resp.Body.Close()
+		over()
+	}
+}
+
 func TestEventStreamDrains(t *testing.T) {
 	t.Run("between events", func(t *testing.T) {
 		events, w, drain, closed := openStream(t, eventStream)
