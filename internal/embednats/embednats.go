@@ -4,6 +4,7 @@ package embednats
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -33,7 +34,7 @@ const MaxPayload = 2 << 20
 
 const (
 	defaultStartTimeout = time.Minute
-	closeTimeout        = 10 * time.Second
+	defaultCloseTimeout = 10 * time.Second
 )
 
 // Options say how to run the server.
@@ -42,6 +43,8 @@ type Options struct {
 	Logger *slog.Logger // gets what NATS says of repairs and faults; slog.Default() if nil
 	// StartTimeout bounds Start, in which NATS restores all streams; a minute if 0.
 	StartTimeout time.Duration
+	// CloseTimeout bounds Close; 10 s if 0.
+	CloseTimeout time.Duration
 }
 
 // Server is a running NATS server.
@@ -51,8 +54,9 @@ type Server struct {
 	server atomic.Pointer[server.Server]
 	conn   *nats.Conn
 
-	restore sync.Mutex // held by Restore and Close
-	stuck   bool       // a server does not come to an end with its start; guarded by restore
+	restore sync.Mutex    // held by Restore and Close
+	stuck   bool          // a server does not come to an end with its start; guarded by restore
+	started chan struct{} // closed when the server's start has come to its end; guarded by restore
 }
 
 // Start runs a server on opts.Dir. NATS itself does not mind two servers on one directory, although they
@@ -60,6 +64,7 @@ type Server struct {
 func Start(opts Options) (*Server, error) {
 	opts.Logger = cmp.Or(opts.Logger, slog.Default())
 	opts.StartTimeout = cmp.Or(opts.StartTimeout, defaultStartTimeout)
+	opts.CloseTimeout = cmp.Or(opts.CloseTimeout, defaultCloseTimeout)
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -68,7 +73,7 @@ func Start(opts Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{opts: opts, lock: lock}
-	err = s.run()
+	err = s.run(context.Background())
 	if err == nil {
 		s.conn, err = nats.Connect("", nats.InProcessServer(s), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
 	}
@@ -97,8 +102,8 @@ func lockFile(path string) (*os.File, error) {
 	return f, nil
 }
 
-// run starts a NATS server.
-func (s *Server) run() error {
+// run starts a NATS server. If ctx ends first the start goes on, until [Server.stop].
+func (s *Server) run(ctx context.Context) error {
 	srv, err := server.NewServer(&server.Options{
 		ServerName:         "lambent",
 		DontListen:         true,
@@ -116,11 +121,14 @@ func (s *Server) run() error {
 		return err
 	}
 	srv.SetLoggerV2(logger{s.opts.Logger}, false, false, false)
-	s.server.Store(srv)
 	started := make(chan struct{})
+	s.server.Store(srv)
+	s.started = started
 	go func() { defer close(started); srv.Start() }()
 	select {
 	case <-started:
+	case <-ctx.Done():
+		return ctx.Err()
 	case <-time.After(s.opts.StartTimeout):
 		s.stuck = true
 		return fmt.Errorf("%w (tried for %s)", ErrStuck, s.opts.StartTimeout)
@@ -145,35 +153,39 @@ func (s *Server) StreamDir(stream string) string {
 	return filepath.Join(s.opts.Dir, server.JetStreamStoreDir, server.DEFAULT_GLOBAL_ACCOUNT, "streams", stream)
 }
 
-// Close ends the connection and the server. It gives an error if the server is still busy after 10 s; what
-// was acknowledged is safe then, too.
+// Close ends the connection and the server. It gives an error if the server is still busy after opts.CloseTimeout; what
+// was acknowledged is safe then, too, and the directory stays in use as long as this process lives.
 func (s *Server) Close() error {
-	defer s.lock.Close()
 	s.restore.Lock()
 	defer s.restore.Unlock()
 	if s.conn != nil {
 		s.conn.Close()
 	}
-	if s.server.Load() == nil {
-		return nil
+	if s.server.Load() != nil {
+		if err := s.stop(context.Background()); err != nil {
+			return err
+		}
 	}
-	return s.stop()
+	return s.lock.Close()
 }
 
-// stop ends the NATS server.
-func (s *Server) stop() error {
-	done := make(chan struct{})
+// stop ends the NATS server, and its start.
+func (s *Server) stop(ctx context.Context) error {
+	done, started := make(chan struct{}), s.started
 	go func() {
 		defer close(done)
 		srv := s.server.Load()
 		srv.Shutdown()
 		srv.WaitForShutdown()
+		<-started
 	}()
 	select {
 	case <-done:
 		return nil
-	case <-time.After(closeTimeout):
-		return fmt.Errorf("NATS on %s did not stop within %s", s.opts.Dir, closeTimeout)
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(s.opts.CloseTimeout):
+		return fmt.Errorf("NATS on %s did not stop within %s", s.opts.Dir, s.opts.CloseTimeout)
 	}
 }
 

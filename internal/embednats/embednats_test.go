@@ -79,7 +79,7 @@ func TestRestore(t *testing.T) {
 		if _, err := js.Publish(t.Context(), "s", []byte("x")); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Restore(); err != nil {
+		if err := s.Restore(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		stream, err := js.Stream(t.Context(), "S")
@@ -95,6 +95,44 @@ func TestRestore(t *testing.T) {
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A Restore that is broken off leaves a server that can be restored, and closed.
+func TestRestoreIsBrokenOff(t *testing.T) {
+	s := start(t, t.TempDir(), io.Discard)
+	for _, after := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond} {
+		ctx, cancel := context.WithTimeout(t.Context(), after)
+		if err := s.Restore(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("after %s: %v", after, err)
+		}
+		cancel()
+	}
+	if err := s.Restore(t.Context()); err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Restore(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The directory of a server that may still write there is nobody else's.
+func TestServerThatDoesNotStop(t *testing.T) {
+	dir := t.TempDir()
+	s, err := embednats.Start(embednats.Options{Dir: dir, CloseTimeout: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err == nil {
+		t.Fatal("it stopped within a nanosecond")
+	}
+	if _, err := embednats.Start(embednats.Options{Dir: dir}); !errors.Is(err, embednats.ErrInUse) {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package embednats
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,24 +31,27 @@ func (s *Server) Fault(stream string) error {
 // Restore ends the NATS server and starts another on the same files, because NATS never writes to a stream again on which
 // a write has failed. [Server.Conn] stays and is connected to the new one; requests meanwhile may fail. What the kernel
 // remembers of the files is dropped before: after a failed sync the disk may have something else. After [ErrStuck] no
-// Restore will help.
-func (s *Server) Restore() error {
+// Restore will help. When ctx ends first, it can be done again.
+func (s *Server) Restore(ctx context.Context) error {
 	s.restore.Lock()
 	defer s.restore.Unlock()
 	if s.stuck {
 		return ErrStuck
 	}
-	err := s.stop()
+	err := s.stop(ctx)
 	if err == nil {
 		err = forget(filepath.Join(s.opts.Dir, server.JetStreamStoreDir))
 	}
 	if err == nil {
-		err = s.run()
+		err = s.run(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.opts.Dir, err)
 	}
 	for end := time.Now().Add(s.opts.StartTimeout); !s.conn.IsConnected(); time.Sleep(time.Millisecond) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if time.Now().After(end) {
 			return fmt.Errorf("%s: no connection to NATS after its restart", s.opts.Dir)
 		}

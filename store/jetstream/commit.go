@@ -254,7 +254,7 @@ func (s *Store) sweep() {
 
 func (s *Store) purge(dead map[string]uint64) {
 	for key, seq := range dead {
-		if s.usable(s.ctx) != nil {
+		if s.usable(s.ctx) != nil || s.isBroken() {
 			return
 		}
 		s.repairing.RLock()

@@ -2,6 +2,7 @@ package jetstream_test
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -91,6 +92,48 @@ func TestDiskFullUnderWrites(t *testing.T) {
 	}
 	check(t, n.Close())
 	t.Logf("%d writes, %d refused", ok.Load(), full.Load())
+}
+
+// A crash between the stream and the watermark is mended on a full disk, too.
+func TestOpenAfterCrashOnFullDisk(t *testing.T) {
+	opts := jetstream.Options{Logger: slog.New(slog.DiscardHandler), Reserve: -1}
+	if dir := os.Getenv(writerEnv); dir != "" {
+		n, err := tryOpen(t, dir, opts)
+		check(t, err)
+		for range 50 { // it is killed at one of them
+			_, err := n.Put(t.Context(), "k", nil, store.Any)
+			check(t, err)
+		}
+		return
+	}
+	if !fault.Namespace(t) {
+		return
+	}
+	disk, err := fault.MountDisk(t.TempDir(), 64<<20)
+	check(t, err)
+	t.Cleanup(func() { check(t, disk.Close()) })
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=2m")
+	child.Env = append(os.Environ(), writerEnv+"="+disk.Dir)
+	child.Stderr = os.Stderr
+	var marks atomic.Int64
+	p, err := fault.Start(t.Context(), child, disk.Dir, func(c *fault.Call) fault.Verdict {
+		return fault.Verdict{Kill: c.Name == "pwrite64" && filepath.Ext(c.Path) == ".watermark" && marks.Add(1) == 20}
+	})
+	check(t, err)
+	_ = child.Wait() // it is killed
+	p.Wait()
+	if !p.Killed() {
+		t.Fatal("the writer ended by itself")
+	}
+	check(t, disk.Fill(0))
+	var log bytes.Buffer
+	opts.Logger = text(&log)
+	n, err := tryOpen(t, disk.Dir, opts)
+	check(t, err)
+	if !strings.Contains(log.String(), "were not acknowledged") {
+		t.Errorf("the stream was not ahead of the watermark: %s", &log)
+	}
+	check(t, n.Close())
 }
 
 // The disk fails a sync now and then and loses what it should have written. The writers are told, the store reads what

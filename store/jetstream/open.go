@@ -103,10 +103,10 @@ func (o *opening) open(ctx context.Context) (*contents, error) {
 	default:
 		return nil, o.damaged(acked, markErr, describe(found.state, nil)+missing)
 	}
-	if markErr == nil && found.state == acked {
+	if found.state == acked {
 		return found, nil
 	}
-	return found, createWatermark(o.path, found.state)
+	return found, overwriteWatermark(o.path, found.state)
 }
 
 // create makes an empty bucket. The watermark comes first, so that a stream without one always means damage.

@@ -28,6 +28,12 @@ func (s *Store) fail() {
 	}
 }
 
+func (s *Store) isBroken() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.broken != nil
+}
+
 // retry goes on with what a failed commit has left, without waiting for the next write.
 func (s *Store) retry() {
 	s.mu.Lock()
@@ -68,7 +74,7 @@ func (s *Store) repair() error {
 // reread has the server read the stream from the disk, and tells what is missing of it.
 func (s *Store) reread() (missing string, err error) {
 	s.repairing.Lock()
-	err = s.bucket.server.Restore()
+	err = s.bucket.server.Restore(s.ctx)
 	s.repairing.Unlock()
 	if err != nil {
 		return "", err

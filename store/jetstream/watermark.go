@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -65,6 +66,15 @@ func readWatermark(path string) (state, error) {
 
 // createWatermark makes the file, whole or not at all, in place of any other.
 func createWatermark(path string, s state) error { return durable.WriteFile(path, s.line(), 0o600) }
+
+// overwriteWatermark changes a file that is there, in place: a full disk is no reason not to open a store.
+func overwriteWatermark(path string, s state) error {
+	w, err := openWatermark(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(w.write(s), w.close())
+}
 
 func openWatermark(path string) (*watermark, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_DSYNC, 0)
