@@ -131,7 +131,8 @@ func (v *Vault) load(ctx context.Context, namespace, name string) (*record, erro
 	return decode(e)
 }
 
-// maxRounds bounds how often a write is tried again, and a rotation looks again, because others write at the same time.
+// maxRounds bounds how often a read or a write is tried again, and a rotation looks again, because others write at the
+// same time.
 const maxRounds = 20
 
 // Set gives a secret its value, and makes the secret where there is none: then its version is 1. When it returned
@@ -237,7 +238,7 @@ func (v *Vault) Values(ctx context.Context, rev *lambent.Revision) (map[string]s
 	for _, target := range slices.Sorted(maps.Keys(rev.Settings.Secrets)) {
 		name := rev.Settings.Secrets[target]
 		value, err := v.value(ctx, rev.Namespace, name)
-		if errors.Is(err, errKeyGone) { // a rotation has sealed it anew since it was read
+		for round := 1; errors.Is(err, errKeyGone) && round < maxRounds; round++ { // a rotation has sealed it anew since it was read
 			value, err = v.value(ctx, rev.Namespace, name)
 		}
 		switch {
