@@ -2,7 +2,7 @@
 //
 //	sha256/<hex>.tar   bundles, deterministic tars: see package bundle
 //	trees/<hex>/       bundles unpacked
-//	tmp/               work under way; emptied by Open
+//	tmp/               work under way; emptied by Open, or by Alone of what is another process's
 //
 // A file or tree under its final name is complete and on the disk: it came there by a rename after a sync.
 package code
@@ -20,8 +20,10 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -39,7 +41,8 @@ type Options struct {
 	Limit    int64 // bytes that a bundle may have unpacked; bundle.Default if 0
 	MaxFiles int   // files, directories and links of a bundle; bundle.Default if 0
 	Reserve  int64 // bytes that stay free on the file system; DefaultReserve if 0
-	// Shared says that another process uses the folder, too, so that what is half received or unpacked may be its.
+	// Shared says that another process uses the folder, too, so that what is half received or unpacked may be its; see
+	// [Store.Alone].
 	Shared bool
 	Logger *slog.Logger // slog.Default() if nil
 }
@@ -50,6 +53,7 @@ type Store struct {
 	bundles string
 	trees   string
 	tmp     string
+	mine    string // begins the names in tmp that this process gives
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -73,16 +77,17 @@ func Open(opts Options) (*Store, error) {
 		bundles: filepath.Join(opts.Dir, "sha256"),
 		trees:   filepath.Join(opts.Dir, "trees"),
 		tmp:     filepath.Join(opts.Dir, "tmp"),
+		mine:    fmt.Sprintf("%d-", time.Now().UnixNano()),
 		unpacks: map[string]*unpack{},
 		held:    map[string]int{},
 	}
-	if !opts.Shared {
-		if err := s.clear(); err != nil {
+	for _, dir := range []string{s.bundles, s.trees, s.tmp} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
 		}
 	}
-	for _, dir := range []string{s.bundles, s.trees, s.tmp} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+	if !opts.Shared {
+		if err := s.Alone(); err != nil {
 			return nil, err
 		}
 	}
@@ -90,11 +95,17 @@ func Open(opts Options) (*Store, error) {
 	return s, durable.SyncDir(opts.Dir)
 }
 
-func (s *Store) clear() error {
-	if left, err := os.ReadDir(s.tmp); err == nil && len(left) > 0 {
-		s.opts.Logger.Info("removing code that was half received or unpacked", "dir", s.tmp, "count", len(left))
+// Alone says that no other process uses the folder any more, and removes what others have left half received or unpacked.
+func (s *Store) Alone() error {
+	left, err := os.ReadDir(s.tmp)
+	errs := []error{err}
+	for _, d := range left {
+		if !strings.HasPrefix(d.Name(), s.mine) {
+			s.opts.Logger.Info("removing code that was half received or unpacked", "dir", s.tmp, "name", d.Name())
+			errs = append(errs, os.RemoveAll(filepath.Join(s.tmp, d.Name())))
+		}
 	}
-	return os.RemoveAll(s.tmp)
+	return errors.Join(errs...)
 }
 
 // Close stops the unpacking under way and waits for its end.
@@ -232,7 +243,7 @@ type tempFile struct {
 const checkEvery = 4 << 20
 
 func (s *Store) create() (*tempFile, error) {
-	f, err := os.CreateTemp(s.tmp, "bundle-")
+	f, err := os.CreateTemp(s.tmp, s.mine+"bundle-")
 	if err != nil {
 		return nil, failure(err)
 	}

@@ -161,6 +161,24 @@ func TestPutAndTree(t *testing.T) {
 	}
 }
 
+// The process before may be at work when a shared store is opened. What it leaves goes when it has gone.
+func TestAlone(t *testing.T) {
+	dir := t.TempDir()
+	before := open(t, Options{Dir: dir})
+	check(t, os.MkdirAll(filepath.Join(before.tmp, before.mine+"tree-1", "d"), 0o755))
+	s := open(t, Options{Dir: dir, Shared: true})
+	ours, err := s.create()
+	check(t, err)
+	if left, err := os.ReadDir(s.tmp); err != nil || len(left) != 2 {
+		t.Errorf("in tmp: %v, %v", left, err)
+	}
+	check(t, s.Alone())
+	if left, err := os.ReadDir(s.tmp); err != nil || len(left) != 1 || filepath.Join(s.tmp, left[0].Name()) != ours.Name() {
+		t.Errorf("left in tmp: %v, %v", left, err)
+	}
+	ours.discard()
+}
+
 type noLinks struct{ fs.FS }
 
 func (n noLinks) ReadDir(name string) ([]fs.DirEntry, error) {

@@ -85,7 +85,7 @@ func (s *Store) bury(digest string, since time.Time) (graves []string, err error
 		return nil, nil
 	}
 	for _, path := range []string{s.bundlePath(digest), s.treePath(digest)} {
-		grave := filepath.Join(s.tmp, fmt.Sprintf("removed-%d-%s", time.Now().UnixNano(), filepath.Base(path)))
+		grave := filepath.Join(s.tmp, fmt.Sprintf("%sremoved-%d-%s", s.mine, time.Now().UnixNano(), filepath.Base(path)))
 		if err := os.Rename(path, grave); err == nil {
 			graves = append(graves, grave)
 		} else if !errors.Is(err, os.ErrNotExist) {

@@ -84,7 +84,7 @@ func (s *Store) unpack(digest, path string) error {
 	if err := s.checkReserve(info.Size()); err != nil {
 		return err
 	}
-	temp, err := os.MkdirTemp(s.tmp, "tree-")
+	temp, err := os.MkdirTemp(s.tmp, s.mine+"tree-")
 	if err != nil {
 		return failure(err)
 	}

@@ -27,6 +27,9 @@ func (n *node) collect() {
 		if n.before != nil {
 			select {
 			case <-n.before.gone:
+				if err := n.code.Alone(); err != nil {
+					n.log.Warn("what the process before has left half received or unpacked stays for now", "err", err)
+				}
 			case <-ctx.Done():
 				return
 			}
