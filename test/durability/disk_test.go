@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -186,7 +187,9 @@ func TestFailingDisk(t *testing.T) {
 	n.kill()
 	n, err = start(t, dir, nil)
 	check(t, err)
-	if got, want := observe(t, n), ref.state[len(ref.state)-1]; got != want {
+	// What was tried again may have been done more than once.
+	once := func(state string) string { return regexp.MustCompile(`version [0-9]+`).ReplaceAllString(state, "") }
+	if got, want := once(observe(t, n)), once(ref.state[len(ref.state)-1]); got != want {
 		t.Errorf("after a kill there is\n%s, want\n%s", got, want)
 	}
 	check(t, n.stop())

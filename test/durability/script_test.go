@@ -82,7 +82,7 @@ func observe(t *testing.T, n *node) string {
 	secrets, err := n.client.Secrets(ctx, "default")
 	check(t, err)
 	for _, s := range secrets {
-		fmt.Fprintln(&b, "secret", s.Name)
+		fmt.Fprintln(&b, "secret", s.Name, "version", s.Version)
 	}
 	for f, err := range n.client.Functions(ctx, "default") {
 		check(t, err)
@@ -90,7 +90,7 @@ func observe(t *testing.T, n *node) string {
 		aliases, err := n.client.Aliases(ctx, "default", f.Name)
 		check(t, err)
 		for _, a := range aliases {
-			fmt.Fprintln(&b, "alias", a.Name, len(a.Targets))
+			fmt.Fprintln(&b, "alias", a.Name, a.Weights())
 		}
 	}
 	keys, err := n.client.Keys(ctx, "default")
