@@ -95,14 +95,12 @@ func (s *soaked) live(ctx context.Context, dir string, all life, rest time.Durat
 	if s.town, err = newTown(ctx, s.daemon, dir); err != nil {
 		return err
 	}
-	began := time.Now()
-	s.pass(ctx, all.part(1, 10), 0)
+	took := s.pass(ctx, all.part(1, 10), 0)
 	before, err := s.weigh(ctx, rest)
 	if err != nil {
 		return err
 	}
-	s.pass(ctx, all.part(9, 10), all.part(1, 10).deploys)
-	took := time.Since(began)
+	took += s.pass(ctx, all.part(9, 10), all.part(1, 10).deploys)
 	after, err := s.weigh(ctx, rest)
 	if err != nil {
 		return err
@@ -124,12 +122,13 @@ func (s *soaked) live(ctx context.Context, dir string, all life, rest time.Durat
 	s.report.Reached("soak_requests", float64(s.answered), "count", float64(all.requests)*0.99)
 	s.report.Reached("soak_deploys", float64(s.deployed), "count", float64(all.deploys)*0.99)
 	s.report.Reached("soak_starts", float64(len(s.started)), "count", float64(all.starts())*0.99)
-	s.report.AtMost("soak_minutes", took.Minutes(), "min", (all.length+2*rest).Minutes()*1.1)
+	s.report.AtMost("soak_minutes", took.Minutes(), "min", all.length.Minutes()*1.1)
 	return ctx.Err()
 }
 
-// pass lives through l. first is the number of the first deploy.
-func (s *soaked) pass(ctx context.Context, l life, first int) {
+// pass lives through l and tells how long that took. first is the number of the first deploy.
+func (s *soaked) pass(ctx context.Context, l life, first int) time.Duration {
+	began := time.Now()
 	var work sync.WaitGroup
 	// pace calls f n times, evenly, up to four at a time: slow ones hold up those that follow.
 	pace := func(n, workers int, f func(i int)) {
@@ -155,6 +154,7 @@ func (s *soaked) pass(ctx context.Context, l life, first int) {
 	pace(l.kills, 1, func(int) { s.kill(ctx) })
 	pace(l.requests-l.once-l.kills-l.deploys, 32, func(i int) { s.call(ctx, s.town.name(i)) })
 	work.Wait()
+	return time.Since(began)
 }
 
 // deploy makes a new revision and calls it.
