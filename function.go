@@ -27,6 +27,8 @@ type Function struct {
 	Previous string `json:"previous,omitempty"`
 	// Isolation is how strongly the node that answers isolates the function. It is not kept.
 	Isolation *Isolation `json:"isolation,omitempty"`
+	// Circuit is why the node that answers does not start Latest any more, if so. It is not kept.
+	Circuit *Error `json:"circuit,omitempty"`
 }
 
 // Alias gives f's alias "latest".

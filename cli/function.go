@@ -74,6 +74,14 @@ func isolation(f *lambent.Function) string {
 	return f.Isolation.String()
 }
 
+// circuit tells why a function is not started any more.
+func circuit(f *lambent.Function) string {
+	if f.Circuit == nil {
+		return "closed"
+	}
+	return "open: " + f.Circuit.Message
+}
+
 func printFunction(w io.Writer, f *lambent.Function, revisions []*lambent.Revision) error {
 	s := f.Latest.Settings
 	err := table(w,
@@ -83,6 +91,7 @@ func printFunction(w io.Writer, f *lambent.Function, revisions []*lambent.Revisi
 		[]string{"code", f.Latest.Code},
 		[]string{"runs", fmt.Sprintf("%s, handler %s, tier %s", s.Runtime, s.Handler, s.Tier)},
 		[]string{"isolation", isolation(f)},
+		[]string{"circuit", circuit(f)},
 		[]string{"limits", fmt.Sprintf("%d MiB, %.2f cores, %d processes", s.Memory, float64(s.CPU)/1000, s.Pids)},
 		[]string{"scale", fmt.Sprintf("%d at a time in each of up to %d instances, kept for %s", s.Concurrency, s.MaxInstances, s.KeepAlive)},
 		[]string{"timeouts", fmt.Sprintf("queue %s, first byte %s, idle %s, total %s", s.Timeouts.Queue, s.Timeouts.FirstByte, s.Timeouts.Idle, s.Timeouts.Total)},

@@ -66,6 +66,8 @@ type Options struct {
 	// Changed is told of functions whose references to revisions have changed, and of code that may not be referred to
 	// any more; see [Collector].
 	Changed func(namespace, name string, code ...string)
+	// Circuit gives why a revision is not started any more, nil if it is.
+	Circuit func(*lambent.Revision) *lambent.Error
 	Metrics http.Handler
 	Logger  *slog.Logger
 }

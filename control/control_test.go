@@ -157,6 +157,10 @@ func TestLife(t *testing.T) {
 			t.Errorf("the isolation is %+v", i)
 		}
 	}
+	w.Circuit = lambent.Errorf(lambent.CodeCircuitOpen, "hello does not start")
+	if w.gives(200, &f, "GET", hello, ""); f.Circuit == nil || f.Circuit.Message != w.Circuit.Message {
+		t.Errorf("the circuit is %v", f.Circuit)
+	}
 	if e, err := w.Store.Get(t.Context(), control.FunctionPrefix+"default.hello"); err != nil || strings.Contains(string(e.Value), "isolation") {
 		t.Errorf("stored: %s, %v", e.Value, err)
 	}

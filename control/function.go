@@ -124,7 +124,7 @@ func (s *server) deploy(ctx context.Context, in *struct {
 	}
 	out := &deployOutput{Status: http.StatusOK, Body: Deployment{Function: before, URL: s.url(in.Named)}}
 	if before != nil && before.Latest.ID == rev.ID {
-		out.Body.Function = s.isolated(before)
+		out.Body.Function = s.shown(before)
 		out.ETag, out.Body.Unchanged = etag(before.Version), true
 		return out, nil
 	}
@@ -149,7 +149,7 @@ func (s *server) deploy(ctx context.Context, in *struct {
 	if f, err = s.serve(ctx, f, rev); err != nil {
 		return nil, err
 	}
-	out.Body.Function, out.ETag = s.isolated(f), etag(f.Version)
+	out.Body.Function, out.ETag = s.shown(f), etag(f.Version)
 	return out, nil
 }
 
@@ -214,11 +214,11 @@ func (s *server) newRevision(ctx context.Context, n Named, d Deploy) (*lambent.R
 	return rev, nil
 }
 
-// isolated is f with how it is isolated here.
-func (s *server) isolated(f *lambent.Function) *lambent.Function {
+// shown is f with how it fares here.
+func (s *server) shown(f *lambent.Function) *lambent.Function {
 	shown := *f
 	isolation := s.Executor.Isolation(f.Latest.Settings.Tier)
-	shown.Isolation = &isolation
+	shown.Isolation, shown.Circuit = &isolation, s.Circuit(f.Latest)
 	return &shown
 }
 
@@ -329,7 +329,7 @@ func (s *server) get(ctx context.Context, in *struct{ Named }) (*functionOutput,
 	if err != nil {
 		return nil, err
 	}
-	return &functionOutput{ETag: etag(f.Version), Body: s.isolated(f)}, nil
+	return &functionOutput{ETag: etag(f.Version), Body: s.shown(f)}, nil
 }
 
 // delete removes the function, which stops its traffic, and then what belonged to it. The revisions are

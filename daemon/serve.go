@@ -104,7 +104,7 @@ func (n *node) api() http.Handler {
 		Build: n.build, Ready: n.dispatch.Ready, Abandon: n.abandon, Applied: n.applied, Invoker: n.invoker,
 		Records: n.past.records, Logs: logReader{n.past.logs, n.following}, Events: eventReader{n.past.events, n.following}, Findings: n.findings,
 		Public: loopback(n.functions), Endpoint: func() string { return n.at.Functions }, Authenticate: n.authenticate,
-		MakeKey: apikey.New, Secrets: n.secrets, Refresh: n.refresh, Changed: n.garbage.Changed,
+		MakeKey: apikey.New, Secrets: n.secrets, Refresh: n.refresh, Changed: n.garbage.Changed, Circuit: n.dispatch.Circuit,
 		Metrics: n.metrics.Handler(), Logger: n.log,
 	})
 }

@@ -93,12 +93,27 @@ func (p *pool) refuses() bool {
 }
 
 // refusal is the error of those that are refused. The lock is held.
-func (p *pool) refusal() error {
+func (p *pool) refusal() *lambent.Error {
 	last := p.circuit.last
 	e := lambent.Errorf(lambent.CodeCircuitOpen, "%s/%s does not start: %s", p.rev.Namespace, p.rev.Function, last.Message)
 	e.Fault, e.Hint, e.Trace = last.Fault, last.Hint, last.Trace
 	e.RetryAfter = max(time.Until(p.circuit.resume), time.Second)
 	return e
+}
+
+// Circuit gives the error of callers that find no instance of rev, while starts fail again and again; nil otherwise.
+func (d *Dispatcher) Circuit(rev *lambent.Revision) *lambent.Error {
+	v, ok := d.pools.Load(rev.Key())
+	if !ok {
+		return nil
+	}
+	p := v.(*pool)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.circuit.open() {
+		return nil
+	}
+	return p.refusal()
 }
 
 // held sees to the callers that wait while the circuit keeps p from starting anything: they wait for the

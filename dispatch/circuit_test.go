@@ -51,7 +51,7 @@ func fails(t *testing.T, d *Dispatcher, rev *lambent.Revision, n int, code lambe
 func circuitOf(d *Dispatcher, rev *lambent.Revision) (open, there bool) {
 	for s := range d.Stats() {
 		if s.Revision.Key() == rev.Key() {
-			return s.CircuitsOpen == 1, true
+			return s.CircuitsOpen == 1 && d.Circuit(rev) != nil, true
 		}
 	}
 	return false, false

@@ -46,6 +46,7 @@ type World struct {
 
 	abandoned sync.Map // ids of revisions
 
+	Circuit   *lambent.Error                               // of every revision
 	Keys      map[string]lambent.Principal                 // by their text; those made by the API are taken, too
 	Changed   func(namespace, name string, code ...string) // by default nobody is told
 	Refreshed []string                                     // NAMESPACE/NAME of the functions whose latest was to be refreshed
@@ -123,6 +124,7 @@ func New(t *testing.T) *World {
 			}
 		},
 		Changed: func(namespace, name string, code ...string) { w.Changed(namespace, name, code...) },
+		Circuit: func(*lambent.Revision) *lambent.Error { return w.Circuit },
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "up 1\n") }),
 		Logger:  slog.New(slog.NewTextHandler(&w.log, nil)),
 	})
