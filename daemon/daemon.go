@@ -103,6 +103,8 @@ type node struct {
 	cut               string          // what was cut when the node stopped; "" before
 
 	upgrading sync.Mutex     // held during an upgrade
+	lacking   error          // why the store is not open after one that failed; nil when it is
+	reopening sync.WaitGroup // of the store
 	before    *predecessor   // whose place this process has taken; nil for none
 	hearing   sync.WaitGroup // of what it says
 	half      int            // of the users of instances, which this process uses
@@ -312,6 +314,7 @@ func (n *node) close() error {
 		n.before.conn.Close()
 		n.hearing.Wait()
 	}
+	n.reopening.Wait()
 	n.stopCollecting()
 	if n.dispatch != nil {
 		ctx, cancel := context.WithCancel(context.Background())

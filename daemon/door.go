@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"lambent"
 )
 
 // door leads requests to a handler that may become another while they come. While there is none they wait.
@@ -51,7 +53,9 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.leave(r)
 		select {
 		case <-p.opened:
-		case <-r.Context().Done():
+		case <-r.Context().Done(): // he may still read: a connection can end in one direction
+			lambent.WriteError(w, lambent.Errorf(lambent.CodeShuttingDown, "this node is being upgraded, and the request was not waited for").
+				WithHint("send the request again: nothing was done"))
 			return
 		}
 	}

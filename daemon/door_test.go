@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -34,8 +35,8 @@ func TestDoor(t *testing.T) {
 			wg.Go(func() {
 				w := httptest.NewRecorder()
 				d.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "PUT", "/v1/x", nil))
-				if got := w.Body.String(); got != want {
-					t.Errorf("got %q, want %q", got, want)
+				if got := w.Body.String(); !strings.Contains(got, want) || (w.Code == 200) != (ctx == t.Context()) {
+					t.Errorf("got %d %q, want %q", w.Code, got, want)
 				}
 			})
 		}
@@ -46,7 +47,7 @@ func TestDoor(t *testing.T) {
 		for range 3 {
 			ask(t.Context(), "new")
 		}
-		ask(leaving, "")
+		ask(leaving, "nothing was done")
 		synctest.Wait()
 		leave()
 		short, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -80,7 +81,15 @@ func TestPast(t *testing.T) {
 	if err := p.lend(o); err != nil {
 		t.Fatal(err)
 	}
+	failed := cfg
+	failed.Data = "/dev/null"
+	if err := p.open(&failed); err == nil {
+		t.Fatal("opened what cannot be")
+	}
 	line("between")
+	if err := p.lend(newOutbox()); err != nil {
+		t.Fatal(err)
+	}
 	p.record(&lambent.Record{ID: lambent.NewID(), Namespace: "default", Function: "f"})
 	if err := p.open(&cfg); err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"net/http"
@@ -33,15 +34,29 @@ const (
 	lateTarget  = "Lambent-Late-Target" // as the client wrote it
 )
 
+// maxLate bounds the connections for late requests of a listener: each is a descriptor in both processes. Requests that
+// find none free wait.
+const maxLate = 256
+
 // forwarded are fields that a ReverseProxy takes out, and the gateway adds to or reads.
 var forwarded = []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}
+
+// errUnreached says that nothing of a late request has left this process.
+var errUnreached = errors.New("no connection")
 
 // passOn makes the handler of late requests in the old process. Dial connects with the new one.
 func (n *node) passOn(dial func(context.Context) (net.Conn, error)) http.Handler {
 	proxy := &httputil.ReverseProxy{
 		Transport: &http.Transport{
-			DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				conn, err := dial(ctx)
+				if err != nil {
+					err = fmt.Errorf("%w: %w", errUnreached, err)
+				}
+				return conn, err
+			},
 			DisableCompression:  true,
+			MaxConnsPerHost:     maxLate,
 			MaxIdleConnsPerHost: 64,
 			IdleConnTimeout:     30 * time.Second, // less than that of the server there
 		},
@@ -74,8 +89,11 @@ func (n *node) passOn(dial func(context.Context) (net.Conn, error)) http.Handler
 			if r.Context().Err() != nil {
 				panic(http.ErrAbortHandler) // nobody is there
 			}
-			lambent.WriteError(w, lambent.Errorf(lambent.CodeShuttingDown, "this node was upgraded, and its new process does not answer: %w", err).
-				WithHint("send the request again"))
+			hint := "find out whether it was done before you send it again"
+			if errors.Is(err, errUnreached) {
+				hint = "send the request again"
+			}
+			lambent.WriteError(w, lambent.Errorf(lambent.CodeShuttingDown, "this node was upgraded, and its new process does not answer: %w", err).WithHint("%s", hint))
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

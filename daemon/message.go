@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"log/slog"
 	"sync"
 
 	"lambent"
@@ -79,8 +80,8 @@ type outbox struct {
 
 	mu       sync.Mutex // guards what follows
 	messages []message
-	bytes    int // of what may be lost
-	lost     int
+	bytes    int // of what may be lost and is not sent
+	lost     int // by number
 	closed   bool
 }
 
@@ -93,19 +94,34 @@ func newOutbox() *outbox { return &outbox{more: make(chan struct{}, 1)} }
 func (o *outbox) put(m message) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if m.Line != nil || m.Record != nil || m.Event != nil {
-		size := 1 << 10
-		if m.Line != nil {
-			size += len(m.Line.Text)
-		}
-		if o.bytes+size > maxOutbox {
-			o.lost++
-			return
-		}
-		o.bytes += size
+	size := m.size()
+	if size > 0 && o.bytes+size > maxOutbox {
+		o.lost++
+		return
 	}
+	o.bytes += size
 	o.messages = append(o.messages, m)
 	o.wake()
+}
+
+// size is about what a message that may be lost takes in memory, in bytes; 0 for one that may not.
+func (m *message) size() int {
+	switch {
+	case m.Line != nil:
+		return 1<<10 + len(m.Line.Text)
+	case m.Record != nil, m.Event != nil:
+		return 1 << 10
+	}
+	return 0
+}
+
+// tellLost tells how much was lost.
+func (o *outbox) tellLost(log *slog.Logger) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.lost > 0 {
+		log.Warn("lines of logs, records and events were lost: too many came at a time", "lost", o.lost)
+	}
 }
 
 func (o *outbox) wake() {
@@ -115,12 +131,19 @@ func (o *outbox) wake() {
 	}
 }
 
-// take gives what there is.
+// take gives what there is. It goes on to take its room until it is sent.
 func (o *outbox) take() (messages []message, closed bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	messages, o.messages, o.bytes = o.messages, nil, 0
+	messages, o.messages = o.messages, nil
 	return messages, o.closed
+}
+
+// free makes room for others.
+func (o *outbox) free(bytes int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.bytes -= bytes
 }
 
 // close ends sendTo when all has been sent.
@@ -139,6 +162,7 @@ func (o *outbox) sendTo(conn *handover.Conn) error {
 			if err := conn.Send(m); err != nil {
 				return err
 			}
+			o.free(m.size())
 			if m.sent != nil {
 				close(m.sent)
 			}

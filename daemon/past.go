@@ -76,14 +76,19 @@ func (p *past) losses() map[string]func() uint64 {
 	}
 }
 
-// lend closes the stores. What happens from now on goes to o.
+// lend closes the stores. What happens from now on goes to o, as does what was kept because they could not be opened.
 func (p *past) lend(o *outbox) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.away != nil {
+	was := p.away
+	p.away = o
+	if was != nil {
+		kept, _ := was.take()
+		for _, m := range kept {
+			o.put(m)
+		}
 		return nil
 	}
-	p.away = o
 	return errors.Join(p.records.Close(), p.events.Close(), p.logs.Close())
 }
 
@@ -104,6 +109,7 @@ func (p *past) open(c *Config) (err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	kept, _ := p.away.take()
+	p.away.tellLost(c.Logger)
 	p.logs, p.records, p.events, p.away = logs, records, events, nil
 	for _, m := range kept {
 		p.add(m)

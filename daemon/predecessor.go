@@ -167,6 +167,10 @@ func (n *node) hear() {
 	for {
 		var m message
 		files, err := p.conn.Receive(&m)
+		if errors.Is(err, handover.ErrLost) {
+			n.log.Error("late requests cannot be taken", "err", err)
+			continue // the other end of the connection notices
+		}
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
 				n.log.Error("the process before does not speak as it should", "err", err)

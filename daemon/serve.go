@@ -79,12 +79,25 @@ func (n *node) status() string {
 
 // openDoors leads requests to the rooms of this process.
 func (n *node) openDoors() {
-	n.collect()
+	if n.lacking == nil {
+		n.collect()
+	}
 	n.following, n.unfollow = context.WithCancel(context.Background())
 	n.public.lead(n.gateway(n.invoker, func() bool { return n.servers[0].Draining() }))
 	api := n.api()
 	n.calls.lead(api)
+	if n.lacking != nil {
+		api = closed(n.lacking)
+	}
 	n.admin.lead(api)
+}
+
+// closed answers everything with why the store is not open.
+func closed(why error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		lambent.WriteError(w, lambent.Errorf(lambent.CodeShuttingDown, "an upgrade failed, and then the store could not be opened again: %w", why).
+			WithHint("functions are served, and it is tried again; see the log"))
+	})
 }
 
 func (n *node) authenticate(r *http.Request) (lambent.Principal, bool) {

@@ -29,19 +29,15 @@ func (n *node) drain() {
 	for _, s := range n.servers {
 		draining.Go(func() { s.Drain(ctx, drain.Options{Idle: n.cfg.Idle}) })
 	}
-	for _, s := range n.late {
-		draining.Go(func() {
-			if s.Shutdown(ctx) != nil {
-				s.Close()
-			}
-		})
-	}
 	draining.Wait()
-	if n.before != nil { // it serves with instances that end with this process
+	if n.before != nil { // it serves with instances that end with this process, and passes requests on
 		select {
 		case <-n.before.gone:
 		case <-ctx.Done():
 		}
+	}
+	for _, s := range n.late {
+		s.Close()
 	}
 	n.dispatch.Close(ctx)
 	close(done)

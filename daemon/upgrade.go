@@ -174,10 +174,50 @@ func (n *node) giveUp(ctx context.Context, next *successor, say func(string)) (u
 	return undo, err
 }
 
-// reopen opens the store again that a successor did not take.
+// reopen opens the store again that a successor did not take. Where it cannot, functions are served with the secrets
+// that there are, and it tries again.
 func (n *node) reopen() {
-	if err := errors.Join(n.closeStore(), n.openStore(context.Background())); err != nil {
-		n.log.Error("the store cannot be opened again: functions are served, but nothing can be changed until a restart", "err", err)
+	if err := n.tryReopen(); err != nil {
+		n.reopening.Go(n.retryReopen)
+	}
+}
+
+func (n *node) tryReopen() error {
+	frozen := n.secrets
+	err := n.closeStore()
+	if err == nil {
+		err = n.openStore(n.stopping)
+	}
+	if n.lacking = err; err != nil {
+		n.log.Error("the store cannot be opened again: functions are served, but nothing can be changed", "err", err)
+		n.useSecrets(frozen)
+		return errors.Join(err, n.closeStore())
+	}
+	return nil
+}
+
+// retryReopen opens the store and the doors to it, unless another process or another attempt does so before.
+func (n *node) retryReopen() {
+	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+		select {
+		case <-time.After(wait):
+		case <-n.stopping.Done():
+			return
+		case <-n.replaced:
+			return
+		}
+		if !n.upgrading.TryLock() { // an upgrade tries, too, and a stop does not want it
+			continue
+		}
+		over := n.lacking == nil || n.next != nil
+		if !over && n.tryReopen() == nil {
+			n.openDoors()
+			over = true
+		}
+		n.upgrading.Unlock()
+		if over {
+			return
+		}
 	}
 }
 
@@ -242,6 +282,7 @@ func (n *node) leave(stop context.Context) error {
 	n.dispatch.Close(ctx)
 	n.outbox.close()
 	sending.Wait()
+	n.outbox.tellLost(n.log)
 	_, err := next.served(ctx)
 	select {
 	case <-next.ended:

@@ -152,7 +152,9 @@ func (c *Conn) Send(message any, files ...syscall.Conn) error {
 		if err != nil {
 			return err
 		}
-		line = line[n:]
+		if line = line[n:]; len(line) == 0 {
+			return nil // to write nothing can fail, when the other has closed since
+		}
 	}
 	_, err = c.conn.Write(line)
 	return err
@@ -167,7 +169,8 @@ func duplicate(f syscall.Conn) (fd int, err error) {
 	return fd, errors.Join(cerr, err)
 }
 
-// Receive reads the next message into message, and gives the descriptors that came with it.
+// Receive reads the next message into message, and gives the descriptors that came with it. With [ErrLost] the message
+// is there, and they are not.
 func (c *Conn) Receive(message any) ([]*os.File, error) {
 	if !c.lines.Scan() {
 		return nil, c.in.end(c.lines.Err())
@@ -176,15 +179,13 @@ func (c *Conn) Receive(message any) ([]*os.File, error) {
 	if err := json.Unmarshal(c.lines.Bytes(), &f); err != nil {
 		return nil, fmt.Errorf("a message that is none: %w", err)
 	}
-	files, err := c.in.take(f.Files)
-	if err != nil {
-		return nil, err
+	files, lost := c.in.take(f.Files)
+	if lost != nil && lost != ErrLost {
+		return nil, lost
 	}
 	if err := json.Unmarshal(f.Message, message); err != nil {
-		for _, f := range files {
-			f.Close()
-		}
+		closeAll(files)
 		return nil, fmt.Errorf("a message that is none: %w", err)
 	}
-	return files, nil
+	return files, lost
 }

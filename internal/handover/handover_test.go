@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 // TestMain is also the process that tests start: it answers each message with the text of the files that came.
@@ -41,10 +42,12 @@ func echo(c *Conn) error {
 	for {
 		var n note
 		files, err := c.Receive(&n)
-		if err == io.EOF {
+		switch {
+		case err == io.EOF:
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, ErrLost):
+			n.Text += " without"
+		case err != nil:
 			return err
 		}
 		answer := note{Text: n.Text, Env: os.Getenv(variable)}
@@ -113,6 +116,45 @@ func TestMessagesWithDescriptors(t *testing.T) {
 			f.Close()
 		}
 	}
+}
+
+// A process that has too many descriptors loses those of a message, and nothing else.
+func TestTooManyDescriptors(t *testing.T) {
+	c, cmd := started(t)
+	file := func(text string) *os.File {
+		r, w, err := os.Pipe()
+		if err == nil {
+			_, err = io.WriteString(w, text)
+		}
+		if err = errors.Join(err, w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { r.Close() })
+		return r
+	}
+	exchange := func(text, want string, files ...syscall.Conn) {
+		t.Helper()
+		if err := c.Send(note{Text: text}, files...); err != nil {
+			t.Fatal(err)
+		}
+		var got note
+		back, err := c.Receive(&got)
+		if err != nil || got.Text != want {
+			t.Fatalf("got %q, %v; want %q", got.Text, err, want)
+		}
+		closeAll(back)
+	}
+	exchange("before", "before x", file(" x"))
+	if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: 100}, nil); err != nil {
+		t.Fatal(err)
+	}
+	exchange("one", "one without", file("x"))
+	exchange("two", "two without", file("x"), file("y"))
+	exchange("none", "none")
+	if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 100, Max: 100}, nil); err != nil {
+		t.Fatal(err)
+	}
+	exchange("again", "again x", file(" x"))
 }
 
 // Many senders at a time: messages stay whole, and descriptors with their messages.

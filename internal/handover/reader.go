@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,8 +16,12 @@ import (
 // the first byte that was sent with them.
 type reader struct {
 	conn  *net.UnixConn
-	files []*os.File
+	files []*os.File // nil in place of those of a message that were lost
 }
+
+// ErrLost is what Receive gives with a message whose descriptors did not all come: this process has too many. What
+// comes after it is whole.
+var ErrLost = errors.New("descriptors were lost: this process has too many")
 
 // Read implements io.Reader.
 func (r *reader) Read(b []byte) (int, error) {
@@ -35,8 +40,8 @@ func (r *reader) Read(b []byte) (int, error) {
 		}
 		err = cmp.Or(err, perr)
 	}
-	if flags&unix.MSG_CTRUNC != 0 && err == nil {
-		err = fmt.Errorf("descriptors were lost: this process has too many")
+	if flags&unix.MSG_CTRUNC != 0 { // the kernel gives the descriptors of one message at a time
+		r.files = append(r.files, nil)
 	}
 	if n == 0 && (err == nil || errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET)) {
 		err = io.EOF // ECONNRESET: the other end closed and left unread what was sent to it
@@ -44,8 +49,13 @@ func (r *reader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// take gives the next n descriptors that have come.
+// take gives the next n descriptors that have come, or ErrLost when some of a message were lost.
 func (r *reader) take(n int) ([]*os.File, error) {
+	if lost := slices.Index(r.files, nil); 0 <= lost && lost < n {
+		closeAll(r.files[:lost])
+		r.files = r.files[lost+1:]
+		return nil, ErrLost
+	}
 	if n < 0 || n > len(r.files) {
 		return nil, fmt.Errorf("a message with %d descriptors of %d", len(r.files), n)
 	}
@@ -56,9 +66,13 @@ func (r *reader) take(n int) ([]*os.File, error) {
 
 // end closes what nobody has taken, and gives how reading ended.
 func (r *reader) end(err error) error {
-	for _, f := range r.files {
-		f.Close()
-	}
+	closeAll(r.files)
 	r.files = nil
 	return cmp.Or(err, io.EOF)
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close() // of nil it does nothing
+	}
 }
