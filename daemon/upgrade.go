@@ -177,7 +177,8 @@ func (n *node) giveUp(ctx context.Context, next *successor, say func(string)) (u
 // reopen opens the store again that a successor did not take. Where it cannot, functions are served with the secrets
 // that there are, and it tries again.
 func (n *node) reopen() {
-	if err := n.tryReopen(); err != nil {
+	retrying := n.lacking != nil
+	if err := n.tryReopen(); err != nil && !retrying {
 		n.reopening.Go(n.retryReopen)
 	}
 }

@@ -497,6 +497,39 @@ func TestUpgradeFails(t *testing.T) {
 	}
 }
 
+// When not even the old process can open the store again, functions are served, and all is well once it can.
+func TestUpgradeSpoilsTheStore(t *testing.T) {
+	u := startUpgradable(t, nil)
+	u.python("p", "def handler(event, context): return {'statusCode': 200, 'body': 'p'}", nil)
+	binary := filepath.Join(programs(t, "./testdata/successor"), "successor")
+	if err := os.Rename(binary, filepath.Join(filepath.Dir(binary), "spoil-ready")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, stderr, err := u.upgrade(filepath.Join(filepath.Dir(binary), "spoil-ready")); err == nil || !strings.Contains(stderr, "exit status 7") {
+			t.Errorf("%v: %s", err, stderr)
+		}
+		u.call("GET", "/fn/p", nil).want(t, 200, "p")
+		if _, err := u.client.Function(t.Context(), "default", "p"); !lambent.HasCode(err, lambent.CodeShuttingDown) || !strings.Contains(err.Error(), "store") {
+			t.Errorf("without a store: %v", err)
+		}
+		store := filepath.Join(u.dir, "nats")
+		if err := errors.Join(os.Remove(store), os.Rename(store+".away", store)); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+			if _, err = u.client.Function(t.Context(), "default", "p"); err == nil {
+				break
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	u.mustUpgrade()
+}
+
 // foreign builds a program for another kind of machine.
 func foreign(t *testing.T, dir string) string {
 	t.Helper()

@@ -3,9 +3,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,6 +45,12 @@ func do(deed string, conn *handover.Conn) {
 	fmt.Fprintln(os.Stderr, "last words")
 	switch deed {
 	case "exit":
+		os.Exit(7)
+	case "spoil":
+		store := filepath.Join(os.Args[slices.Index(os.Args, "--data")+1], "nats")
+		if err := errors.Join(os.Rename(store, store+".away"), os.WriteFile(store, nil, 0o600)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
 		os.Exit(7)
 	case "panic":
 		panic("on purpose")
