@@ -98,15 +98,15 @@ func leftovers(data, name string) (map[string]int, error) {
 			}
 		}
 	}
-	groups, err := filepath.Glob(filepath.Join("/sys/fs/cgroup", "*", "lambent", name, "*", "cgroup.procs"))
-	if err != nil {
-		return nil, err
+	for _, version := range []string{"*", ""} {
+		for _, group := range []string{"*", ""} { // of an instance, of the daemon
+			found, err := filepath.Glob(filepath.Join("/sys/fs/cgroup", version, "lambent", name, group, "cgroup.procs"))
+			if err != nil {
+				return nil, err
+			}
+			left["cgroups"] += len(found)
+		}
 	}
-	own, err := filepath.Glob(filepath.Join("/sys/fs/cgroup", "lambent", name, "*", "cgroup.procs"))
-	if err != nil {
-		return nil, err
-	}
-	left["cgroups"] = len(groups) + len(own)
 	folders, err := os.ReadDir(filepath.Join(data, "run", "instances"))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
