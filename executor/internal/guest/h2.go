@@ -202,8 +202,8 @@ func (c *Client) handle2(ctx context.Context, inv *lambent.Invocation, deadline 
 func (x *call2) roundTrip(req *http.Request) (answer *http.Response, err error) {
 	var spent *http.ClientConn
 	for range maxConns {
-		conn, err := x.client.h2.get(x.stream, spent)
-		if err != nil {
+		var conn *http.ClientConn // err is the outer one, which the last attempt leaves
+		if conn, err = x.client.h2.get(x.stream, spent); err != nil {
 			return nil, err
 		}
 		if x.body != nil {
