@@ -32,7 +32,7 @@ func (l life) part(of, in int) life {
 // soak lets a daemon live through a day in minutes. What it holds at the end may not be more than a tenth above what
 // it held after the first tenth.
 func soak(ctx context.Context, short bool) (err error) {
-	all := life{15 * time.Minute, 200_000, 5_000, 12_000, 3_000}
+	all := life{15 * time.Minute, 200_000, 5_000, 12_000, 3_050}
 	rest := 150 * time.Second // code that nobody needs goes after a minute, and Go collects every two
 	if short {
 		all, rest = all.part(1, 20), 5*time.Second
@@ -79,6 +79,10 @@ type soaked struct {
 	deployed int
 }
 
+// recordsBound is how many MiB of invocation records a node keeps. It takes hundreds of thousands of requests to get
+// there, so the disk may grow by that much, whatever it held after the first tenth.
+const recordsBound = 128
+
 // weight is what a daemon holds.
 type weight struct {
 	name   string
@@ -108,6 +112,10 @@ func (s *soaked) live(ctx context.Context, dir string, all life, rest time.Durat
 	s.report.Row("", "after a tenth", "at the end", "")
 	for i, b := range before {
 		s.report.Row(b.name, fmt.Sprintf("%.0f", b.amount), fmt.Sprintf("%.0f", after[i].amount), b.unit)
+		if b.name == "disk" {
+			s.report.Bounded("soak_grown_disk", after[i].amount-b.amount, b.unit, 0.1*b.amount+recordsBound)
+			continue
+		}
 		growth, bar := after[i].amount/max(b.amount, 1), s.report.Bounded
 		if b.slow && s.short {
 			bar = s.report.AtMost

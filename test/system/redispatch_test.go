@@ -42,11 +42,12 @@ func TestKilledFunctionsUnderLoad(t *testing.T) {
 			again := 0                    // those that were answered at another attempt
 			var mu sync.Mutex
 			var number atomic.Int64
+			var answered [callers]atomic.Int64
 			ctx, stop := context.WithCancel(t.Context())
 			var all sync.WaitGroup
-			for range callers {
+			for caller := range callers {
 				all.Go(func() {
-					for ctx.Err() == nil {
+					for ; ctx.Err() == nil; answered[caller].Add(1) {
 						id := fmt.Sprintf("r-%d", number.Add(1))
 						attempt, failure := n.digest(id)
 						mu.Lock()
@@ -65,6 +66,14 @@ func TestKilledFunctionsUnderLoad(t *testing.T) {
 				time.Sleep(time.Duration(20+mrand.IntN(200)) * time.Millisecond) // the pace, at no moment in particular
 				if killFunction(t) {
 					killed++
+				}
+				if c.idempotent == lambent.IdempotentNever {
+					continue
+				}
+				for i := range answered { // three kills of one request would fail it
+					for was, end := answered[i].Load(), time.Now().Add(20*time.Second); answered[i].Load() == was && time.Now().Before(end); {
+						time.Sleep(time.Millisecond)
+					}
 				}
 			}
 			stop()

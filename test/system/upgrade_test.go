@@ -104,7 +104,11 @@ func startUpgradable(t *testing.T, env []string, wrap ...string) *up {
 	}()
 	u.node = attach(t, data)
 	if len(wrap) == 0 {
-		t.Cleanup(func() { stop(t, u.pid()) })
+		t.Cleanup(func() {
+			if u.holder() != "stopped" {
+				stop(t, u.pid())
+			}
+		})
 	}
 	return u
 }
@@ -140,15 +144,21 @@ func gone(pid int, within time.Duration) bool {
 // pid is that of the process that holds the data folder.
 func (u *up) pid() int {
 	u.t.Helper()
-	raw, err := os.ReadFile(filepath.Join(u.dir, "lock"))
-	if err != nil {
-		u.t.Fatal(err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	pid, err := strconv.Atoi(u.holder())
 	if err != nil {
 		u.t.Fatal(err)
 	}
 	return pid
+}
+
+// holder is what the lock file says of who has it.
+func (u *up) holder() string {
+	u.t.Helper()
+	raw, err := os.ReadFile(filepath.Join(u.dir, "lock"))
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(raw))
 }
 
 // upgrade runs `lambent upgrade`, and gives what it printed.
