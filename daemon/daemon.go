@@ -330,6 +330,9 @@ func (n *node) close() error {
 	done("store", n.closeStore())
 	if n.held != nil {
 		if n.clean {
+			if n.local != nil {
+				done("socket for commands", os.Remove(n.cfg.path(socketFile)))
+			}
 			done("lock", released(n.held))
 		}
 		done("lock", n.held.Close())
