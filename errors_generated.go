@@ -21,6 +21,8 @@ const (
 	CodeConflict Code = "conflict"
 	// CodeBundleInvalid: The code bundle cannot be used: broken archive, path or link that leaves it, missing entry.
 	CodeBundleInvalid Code = "bundle_invalid"
+	// CodeModuleUnsupported: The WebAssembly module needs something that this platform does not give to modules.
+	CodeModuleUnsupported Code = "module_unsupported"
 	// CodeRequestTimeout: The request's body did not arrive in time.
 	CodeRequestTimeout Code = "request_timeout"
 	// CodeClientClosed: The client left before the answer was complete.
@@ -39,6 +41,10 @@ const (
 	CodeIdleTimeout Code = "idle_timeout"
 	// CodeTotalTimeout: The function did not finish within its total timeout.
 	CodeTotalTimeout Code = "total_timeout"
+	// CodeCpuExceeded: The function used more processor time than its timeouts.cpu allows.
+	CodeCpuExceeded Code = "cpu_exceeded"
+	// CodeOutputTooLarge: The response's body is over the function's max_output.
+	CodeOutputTooLarge Code = "output_too_large"
 	// CodeMemoryExceeded: The function used more memory than its limit and was killed.
 	CodeMemoryExceeded Code = "memory_exceeded"
 	// CodeHandlerError: The handler raised an error.
@@ -80,41 +86,44 @@ const (
 )
 
 var codes = map[Code]codeInfo{
-	CodeInvalidRequest:   {FaultClient, 400},
-	CodeInvalidJSON:      {FaultClient, 400},
-	CodeUnauthorized:     {FaultClient, 401},
-	CodeForbidden:        {FaultClient, 403},
-	CodeFunctionNotFound: {FaultClient, 404},
-	CodeNotFound:         {FaultClient, 404},
-	CodeMethodNotAllowed: {FaultClient, 405},
-	CodeConflict:         {FaultClient, 409},
-	CodeBundleInvalid:    {FaultClient, 422},
-	CodeRequestTimeout:   {FaultClient, 408},
-	CodeClientClosed:     {FaultClient, 499},
-	CodeBundleTooLarge:   {FaultLimit, 413},
-	CodeBodyTooLarge:     {FaultLimit, 413},
-	CodeQueueFull:        {FaultLimit, 429},
-	CodeQueueTimeout:     {FaultLimit, 503},
-	CodeFirstByteTimeout: {FaultLimit, 504},
-	CodeIdleTimeout:      {FaultLimit, 504},
-	CodeTotalTimeout:     {FaultLimit, 504},
-	CodeMemoryExceeded:   {FaultLimit, 502},
-	CodeHandlerError:     {FaultFunction, 502},
-	CodeBadResponse:      {FaultFunction, 502},
-	CodeInstanceExited:   {FaultFunction, 502},
-	CodeStartFailed:      {FaultFunction, 502},
-	CodeStartTimeout:     {FaultFunction, 504},
-	CodeEgressDenied:     {FaultFunction, 403},
-	CodeEgressFailed:     {FaultFunction, 502},
-	CodeBuildFailed:      {FaultFunction, 422},
-	CodeBuildLimit:       {FaultLimit, 422},
-	CodeCircuitOpen:      {FaultFunction, 503},
-	CodeTierUnavailable:  {FaultPlatform, 503},
-	CodeSandboxFailed:    {FaultPlatform, 503},
-	CodeStorageFull:      {FaultPlatform, 507},
-	CodeCodeUnavailable:  {FaultPlatform, 503},
-	CodeInstanceStopped:  {FaultPlatform, 503},
-	CodeShuttingDown:     {FaultPlatform, 503},
-	CodeUpgradeFailed:    {FaultPlatform, 500},
-	CodeInternal:         {FaultPlatform, 500},
+	CodeInvalidRequest:    {FaultClient, 400},
+	CodeInvalidJSON:       {FaultClient, 400},
+	CodeUnauthorized:      {FaultClient, 401},
+	CodeForbidden:         {FaultClient, 403},
+	CodeFunctionNotFound:  {FaultClient, 404},
+	CodeNotFound:          {FaultClient, 404},
+	CodeMethodNotAllowed:  {FaultClient, 405},
+	CodeConflict:          {FaultClient, 409},
+	CodeBundleInvalid:     {FaultClient, 422},
+	CodeModuleUnsupported: {FaultClient, 422},
+	CodeRequestTimeout:    {FaultClient, 408},
+	CodeClientClosed:      {FaultClient, 499},
+	CodeBundleTooLarge:    {FaultLimit, 413},
+	CodeBodyTooLarge:      {FaultLimit, 413},
+	CodeQueueFull:         {FaultLimit, 429},
+	CodeQueueTimeout:      {FaultLimit, 503},
+	CodeFirstByteTimeout:  {FaultLimit, 504},
+	CodeIdleTimeout:       {FaultLimit, 504},
+	CodeTotalTimeout:      {FaultLimit, 504},
+	CodeCpuExceeded:       {FaultLimit, 504},
+	CodeOutputTooLarge:    {FaultLimit, 502},
+	CodeMemoryExceeded:    {FaultLimit, 502},
+	CodeHandlerError:      {FaultFunction, 502},
+	CodeBadResponse:       {FaultFunction, 502},
+	CodeInstanceExited:    {FaultFunction, 502},
+	CodeStartFailed:       {FaultFunction, 502},
+	CodeStartTimeout:      {FaultFunction, 504},
+	CodeEgressDenied:      {FaultFunction, 403},
+	CodeEgressFailed:      {FaultFunction, 502},
+	CodeBuildFailed:       {FaultFunction, 422},
+	CodeBuildLimit:        {FaultLimit, 422},
+	CodeCircuitOpen:       {FaultFunction, 503},
+	CodeTierUnavailable:   {FaultPlatform, 503},
+	CodeSandboxFailed:     {FaultPlatform, 503},
+	CodeStorageFull:       {FaultPlatform, 507},
+	CodeCodeUnavailable:   {FaultPlatform, 503},
+	CodeInstanceStopped:   {FaultPlatform, 503},
+	CodeShuttingDown:      {FaultPlatform, 503},
+	CodeUpgradeFailed:     {FaultPlatform, 500},
+	CodeInternal:          {FaultPlatform, 500},
 }

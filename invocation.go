@@ -83,7 +83,11 @@ type Outcome struct {
 	Cold     bool   // it waited for an instance to start
 	BytesIn  int64  // of the request's body, as far as it was handed over
 	BytesOut int64  // of the response's body, as far as it was read
-	Phases   Phases
+	// CPU and Memory are what it used by itself, where its tier can tell one invocation's part: processor time, and
+	// the most memory that it had, in bytes.
+	CPU    time.Duration
+	Memory int64
+	Phases Phases
 	// Ended is set by a door, before it closes the response's body, when it has ended the answer itself where its
 	// protocol allows that: what was delivered is the whole of it.
 	Ended bool

@@ -23,6 +23,8 @@ type Record struct {
 	Cold      bool      `json:"cold,omitempty"`
 	BytesIn   int64     `json:"bytes_in"`
 	BytesOut  int64     `json:"bytes_out"`
+	CPU       float64   `json:"cpu_ms,omitempty"` // see Outcome.CPU
+	Memory    int64     `json:"memory,omitempty"` // bytes
 	Phases    Phases    `json:"phases_ms"`
 }
 

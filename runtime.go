@@ -20,6 +20,8 @@ type Runtime struct {
 	appForm     string         // the same for people
 	parallel    bool           // its handlers of events may serve several at a time
 	concurrency int            // default of Settings.Concurrency where requests are taken as they are
+	memory      int            // default of Settings.Memory
+	total       Duration       // default of Timeouts.Total where requests are taken as they are
 }
 
 // Streams tells whether the code of handler takes requests as they are, several at a time, with bodies that stream:
@@ -38,13 +40,14 @@ var (
 	nodeHandlerRE   = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_][A-Za-z0-9_-]*)*\.[A-Za-z_$][A-Za-z0-9_$]*$`)
 	nodeAppRE       = regexp.MustCompile(`\.default$`)
 	pathHandlerRE   = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$`)
+	moduleHandlerRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*\.wasm$`)
 	folderHandlerRE = regexp.MustCompile(`^(\.|[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*)$`)
 )
 
 // RuntimeOf gives the runtime of that name; ok is false where there is none. Whether a node has the
 // interpreter is for its executor to say.
 func RuntimeOf(name string) (rt Runtime, ok bool) {
-	rt = Runtime{Name: name, Tier: TierProcess, concurrency: 100}
+	rt = Runtime{Name: name, Tier: TierProcess, concurrency: 100, memory: 256, total: maxTimeout}
 	switch {
 	case pythonRE.MatchString(name):
 		rt.Handler, rt.handlers, rt.handlerForm = "main.handler", pythonHandlerRE, "handler of the form module.function, or module:app"
@@ -59,6 +62,9 @@ func RuntimeOf(name string) (rt Runtime, ok bool) {
 		rt.Server, rt.Command = true, true
 	case name == "exec":
 		rt.Command, rt.concurrency = true, 10
+	case name == "wasm":
+		rt.Server, rt.Tier, rt.memory, rt.total = true, TierWasm, 128, handlerTotal
+		rt.Handler, rt.handlers, rt.handlerForm = "main.wasm", moduleHandlerRE, "relative path of a .wasm file in the bundle"
 	case name == "static":
 		rt.Server, rt.Tier = true, TierBuiltin
 		rt.Handler, rt.handlers, rt.handlerForm = ".", folderHandlerRE, "relative path of a folder in the bundle, or ."

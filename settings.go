@@ -15,13 +15,13 @@ import (
 // Settings is what a user says about a function beside its code. The zero value of a field means its
 // default, which [Settings.Complete] fills in.
 type Settings struct {
-	Runtime      string            `json:"runtime"`                 // "python3.11", "nodejs20", "go", "http", "exec", "static"; see RuntimeOf
-	Handler      string            `json:"handler,omitempty"`       // "module.function" or "module:app" (python), "module.export" (nodejs; the export default has fetch), path of the executable (go) or folder (static)
+	Runtime      string            `json:"runtime"`                 // "python3.11", "nodejs20", "go", "http", "exec", "wasm", "static"; see RuntimeOf
+	Handler      string            `json:"handler,omitempty"`       // "module.function" or "module:app" (python), "module.export" (nodejs; the export default has fetch), path of the executable (go), module (wasm) or folder (static)
 	Command      []string          `json:"command,omitempty"`       // what runtimes http and exec run: a program, of the bundle or of the node's PATH, and its arguments
 	Protocol     string            `json:"protocol,omitempty"`      // runtime http: "http1" (default), or "h2c" for servers that speak HTTP/2 without TLS only
-	Tier         string            `json:"tier,omitempty"`          // "process"; "builtin" for runtime static
+	Tier         string            `json:"tier,omitempty"`          // "process"; "wasm" and "builtin" for the runtimes wasm and static
 	Floor        string            `json:"floor,omitempty"`         // the weakest isolation that will do: "full", "userns" or "none"; default: the node's
-	Memory       int               `json:"memory,omitempty"`        // MiB, 16 to 10240; default 256
+	Memory       int               `json:"memory,omitempty"`        // MiB, 16 to 10240; default 256; of one request for runtime wasm, to 4096, default 128
 	CPU          int               `json:"cpu,omitempty"`           // thousandths of a core, 10 to 64000; default 1000
 	Pids         int               `json:"pids,omitempty"`          // processes and threads, 8 to 32768; default 256
 	Concurrency  int               `json:"concurrency,omitempty"`   // requests at a time in one instance, 1 to 1000; default 1 for handlers, 10 for exec, 100 for servers, fetch and apps
@@ -30,6 +30,8 @@ type Settings struct {
 	KeepAlive    Duration          `json:"keep_alive,omitempty"`    // how long an idle instance stays; default 10m
 	Timeouts     Timeouts          `json:"timeouts,omitzero"`
 	MaxBody      int64             `json:"max_body,omitempty"`   // request body bytes, -1 for no limit; default 6 MiB for handlers of events, none for all others
+	MaxOutput    int64             `json:"max_output,omitempty"` // runtime wasm: response body bytes, -1 (default) for no limit
+	Warmup       string            `json:"warmup,omitempty"`     // runtime wasm: a request target such as "/warm", a GET of which is served before the state is taken that every request begins with
 	Reuse        string            `json:"reuse,omitempty"`      // "always" (default), or "never": a fresh instance for every request
 	Idempotent   string            `json:"idempotent,omitempty"` // requests that may be sent again when an instance died with them: "never" (default), "key" (those with an Idempotency-Key), or "always"
 	Auth         string            `json:"auth,omitempty"`       // "public" or "key"; empty: public while the functions listener is loopback
@@ -43,7 +45,8 @@ type Timeouts struct {
 	Queue     Duration `json:"queue,omitempty"`      // waiting for an instance, its start included; default 30s
 	FirstByte Duration `json:"first_byte,omitempty"` // from hand-over to the response's head; default 30s
 	Idle      Duration `json:"idle,omitempty"`       // between two bytes of a response or stream; default 5m
-	Total     Duration `json:"total,omitempty"`      // from acceptance to the last byte; default 30s for handlers, 24h for servers and fetch
+	Total     Duration `json:"total,omitempty"`      // from acceptance to the last byte; default 30s for handlers and wasm, 24h for servers and fetch
+	CPU       Duration `json:"cpu,omitempty"`        // runtime wasm: processor time; default: what Total leaves
 	// Drain is how long exchanges without an end of their own, WebSockets and event streams, go on when their revision
 	// has been replaced or their node is stopped or upgraded; default 1m. Then they are ended as their protocol has it.
 	Drain Duration `json:"drain,omitempty"`
@@ -62,6 +65,7 @@ const (
 	ProtocolHTTP1    = "http1"
 	ProtocolH2C      = "h2c"
 	TierProcess      = "process"
+	TierWasm         = "wasm"    // a WebAssembly instance of its own for every request
 	TierBuiltin      = "builtin" // the platform's own code, in its own process: nothing of the user's runs
 )
 
@@ -70,10 +74,15 @@ const (
 	maxEgress      = 64
 	maxTimeout     = Duration(24 * time.Hour)
 	handlerMaxBody = 6 << 20
+	handlerTotal   = Duration(30 * time.Second)
+	maxMemory      = 10240 // MiB
+	maxWasmMemory  = 4096  // MiB, what a module can address
 )
 
 // DefaultDrain is that of Timeouts.Drain; revisions that are older than the setting have it too.
 const DefaultDrain = Duration(time.Minute)
+
+var targetRE = regexp.MustCompile(`^/[!-"$-~]*$`)
 
 var envNameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
@@ -82,11 +91,11 @@ var envNameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 func (s Settings) Complete() (Settings, error) {
 	rt, ok := RuntimeOf(s.Runtime)
 	if !ok {
-		return s, Errorf(CodeInvalidRequest, "runtime: %q is unknown", s.Runtime).WithHint("use python3.11, nodejs20, go, http, exec or static")
+		return s, Errorf(CodeInvalidRequest, "runtime: %q is unknown", s.Runtime).WithHint("use python3.11, nodejs20, go, http, exec, wasm or static")
 	}
 	s.Handler = cmp.Or(s.Handler, rt.Handler)
 	s.Tier = cmp.Or(s.Tier, rt.Tier)
-	s.Memory = cmp.Or(s.Memory, 256)
+	s.Memory = cmp.Or(s.Memory, rt.memory)
 	s.CPU = cmp.Or(s.CPU, 1000)
 	s.Pids = cmp.Or(s.Pids, 256)
 	s.MaxInstances = cmp.Or(s.MaxInstances, 100)
@@ -101,14 +110,17 @@ func (s Settings) Complete() (Settings, error) {
 	if s.Runtime == "http" {
 		s.Protocol = cmp.Or(s.Protocol, ProtocolHTTP1)
 	}
+	if s.Tier == TierWasm {
+		s.MaxOutput = cmp.Or(s.MaxOutput, -1)
+	}
 	if rt.Streams(s.Handler) {
 		s.Concurrency = cmp.Or(s.Concurrency, rt.concurrency)
 		s.MaxBody = cmp.Or(s.MaxBody, -1)
-		s.Timeouts.Total = cmp.Or(s.Timeouts.Total, maxTimeout)
+		s.Timeouts.Total = cmp.Or(s.Timeouts.Total, rt.total)
 	} else {
 		s.Concurrency = cmp.Or(s.Concurrency, 1)
 		s.MaxBody = cmp.Or(s.MaxBody, handlerMaxBody)
-		s.Timeouts.Total = cmp.Or(s.Timeouts.Total, Duration(30*time.Second))
+		s.Timeouts.Total = cmp.Or(s.Timeouts.Total, handlerTotal)
 	}
 	return s, s.check(rt)
 }
@@ -117,11 +129,15 @@ func (s Settings) check(rt Runtime) error {
 	invalid := func(field, format string, args ...any) error {
 		return Errorf(CodeInvalidRequest, field+": "+format, args...)
 	}
+	memory := int64(maxMemory)
+	if rt.Tier == TierWasm {
+		memory = maxWasmMemory
+	}
 	for _, f := range []struct {
 		field        string
 		v, low, high int64
 	}{
-		{"memory", int64(s.Memory), 16, 10240},
+		{"memory", int64(s.Memory), 16, memory},
 		{"cpu", int64(s.CPU), 10, 64000},
 		{"pids", int64(s.Pids), 8, 32768},
 		{"concurrency", int64(s.Concurrency), 1, 1000},
@@ -163,6 +179,9 @@ func (s Settings) check(rt Runtime) error {
 		return invalid("auth", "%q is neither %q nor %q", s.Auth, AuthPublic, AuthKey)
 	}
 	if err := s.checkCode(rt); err != nil {
+		return err
+	}
+	if err := s.checkWasm(); err != nil {
 		return err
 	}
 	if s.Tier == TierBuiltin && len(s.Env)+len(s.Secrets)+len(s.Egress) > 0 {
@@ -216,6 +235,42 @@ func (s Settings) checkCode(rt Runtime) error {
 	return nil
 }
 
+// checkWasm checks what only runtime wasm has, and what it has not.
+func (s Settings) checkWasm() error {
+	invalid := func(field, format string, args ...any) *Error {
+		return Errorf(CodeInvalidRequest, field+": "+format, args...)
+	}
+	if s.Tier != TierWasm {
+		for _, f := range []struct {
+			field string
+			set   bool
+		}{{"max_output", s.MaxOutput != 0}, {"warmup", s.Warmup != ""}, {"timeouts.cpu", s.Timeouts.CPU != 0}} {
+			if f.set {
+				return invalid(f.field, "runtime %s has no such setting", s.Runtime).WithHint("only runtime wasm has it")
+			}
+		}
+		return nil
+	}
+	if s.MaxOutput < -1 {
+		return invalid("max_output", "%d is not a number of bytes, nor -1 for no limit", s.MaxOutput)
+	}
+	if cpu := s.Timeouts.CPU; cpu != 0 && (cpu < Duration(time.Millisecond) || cpu > maxTimeout) {
+		return invalid("timeouts.cpu", "%s is not between 1ms and 24h", cpu)
+	}
+	if s.Warmup != "" && !targetRE.MatchString(s.Warmup) {
+		return invalid("warmup", "%q is no path with or without a query", s.Warmup).WithHint("such as /warm?items=10, of visible ASCII")
+	}
+	if len(s.Egress) > 0 {
+		return invalid("egress", "a WebAssembly function has no sockets to connect with").WithHint("use another runtime for it")
+	}
+	for _, target := range slices.Sorted(maps.Keys(s.Secrets)) {
+		if strings.HasPrefix(target, SecretsDir) {
+			return invalid("secrets", "%q: a WebAssembly function has no files", target).WithHint("give the secret as an environment variable")
+		}
+	}
+	return nil
+}
+
 func (s Settings) checkEnv() error {
 	names := make([]string, 0, len(s.Env))
 	size := 0
@@ -257,10 +312,10 @@ func (s Settings) Port() uint16 {
 }
 
 // isPlatforms tells whether the platform sets that environment variable itself. The fields of a request come to
-// runtime exec as HTTP_*, but for one: see https://httpoxy.org.
+// the runtimes exec and wasm as HTTP_*, but for one: see https://httpoxy.org.
 func (s Settings) isPlatforms(name string) bool {
 	return strings.HasPrefix(name, "LAMBENT_") || name == "LISTEN_FDS" || name == "LISTEN_PID" ||
-		s.Runtime == "exec" && strings.HasPrefix(name, "HTTP_") && name != "HTTP_PROXY"
+		(s.Runtime == "exec" || s.Tier == TierWasm) && strings.HasPrefix(name, "HTTP_") && name != "HTTP_PROXY"
 }
 
 // SecretsDir is where code finds the secrets that it is given as files.

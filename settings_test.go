@@ -3,6 +3,7 @@ package lambent_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"lambent"
 )
@@ -37,6 +38,18 @@ func TestComplete(t *testing.T) {
 		{lambent.Settings{Runtime: "static", Egress: []string{"a:1"}}, "runs no code"},
 		{lambent.Settings{Runtime: "exec", Command: []string{"sh"}, Env: map[string]string{"HTTP_HOST": "x"}}, "set by the platform"},
 		{lambent.Settings{Runtime: "exec", Command: []string{"sh"}, Secrets: map[string]string{"HTTP_TOKEN": "x"}}, "set by the platform"},
+		{lambent.Settings{Runtime: "wasm"}, ""},
+		{lambent.Settings{Runtime: "wasm", Handler: "a/b.wasm", Warmup: "/warm?x=1", MaxOutput: 10, Timeouts: lambent.Timeouts{CPU: lambent.Duration(time.Second)}}, ""},
+		{lambent.Settings{Runtime: "wasm", Handler: "main"}, "relative path of a .wasm file"},
+		{lambent.Settings{Runtime: "wasm", Memory: 4097}, "memory: 4097 is not between 16 and 4096"},
+		{lambent.Settings{Runtime: "wasm", Warmup: "warm"}, "warmup"},
+		{lambent.Settings{Runtime: "wasm", Warmup: "/a b"}, "warmup"},
+		{lambent.Settings{Runtime: "wasm", MaxOutput: -2}, "max_output"},
+		{lambent.Settings{Runtime: "wasm", Timeouts: lambent.Timeouts{CPU: 1}}, "timeouts.cpu"},
+		{lambent.Settings{Runtime: "wasm", Egress: []string{"example.com:443"}}, "no sockets"},
+		{lambent.Settings{Runtime: "wasm", Secrets: map[string]string{"/run/secrets/a": "a"}}, "no files"},
+		{lambent.Settings{Runtime: "go", Warmup: "/"}, "warmup: runtime go has no such setting"},
+		{lambent.Settings{Runtime: "go", MaxOutput: 1}, "max_output: runtime go has no such setting"},
 		{lambent.Settings{Runtime: "exec", Command: []string{"sh"}, Env: map[string]string{"HTTP_PROXY": "x"}}, ""},
 		{lambent.Settings{Runtime: "go", Floor: "full"}, ""},
 		{lambent.Settings{Runtime: "go", Floor: "strong"}, "full, userns, none"},

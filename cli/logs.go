@@ -117,6 +117,9 @@ func (a *app) printWhy(w io.Writer, r *lambent.Record, lines []lambent.LogLine) 
 		{"bytes", fmt.Sprintf("%d in, %d out", r.BytesIn, r.BytesOut)},
 		{"outcome", outcome},
 	}
+	if r.CPU > 0 {
+		rows = append(rows, []string{"used", fmt.Sprintf("%.3f ms of processor time, %d KiB of memory", r.CPU, r.Memory>>10)})
+	}
 	if err := table(w, rows...); err != nil {
 		return err
 	}

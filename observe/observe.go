@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 
 	"lambent"
 )
@@ -65,6 +66,8 @@ func (i *invoker) record(inv *lambent.Invocation, failure *lambent.Error) {
 		Cold:      out.Cold,
 		BytesIn:   out.BytesIn,
 		BytesOut:  out.BytesOut,
+		CPU:       float64(out.CPU) / float64(time.Millisecond),
+		Memory:    out.Memory,
 		Phases:    out.Phases,
 	}
 	for _, sink := range i.sinks {
