@@ -29,8 +29,8 @@ type Store struct{ *entries }
 
 // Open opens the store in opt.Dir and begins to write to it. A line that was cut short by a crash is left out.
 func Open(opt Options) (*Store, error) {
-	j, err := journal.Open[lambent.Record](journal.Options{
-		Dir: opt.Dir, What: "invocation records", Logger: opt.Logger,
+	j, err := journal.Open(journal.Options[lambent.Record]{
+		Dir: opt.Dir, What: "invocation records", ID: func(r *lambent.Record) string { return r.ID }, Logger: opt.Logger,
 		Ring: cmp.Or(opt.Ring, 16<<10), Segments: cmp.Or(opt.Segments, 8), SegmentBytes: cmp.Or(opt.SegmentBytes, 16<<20),
 	})
 	if err != nil {
@@ -46,42 +46,22 @@ func (s *Store) Get(id string) (r lambent.Record, ok bool) {
 	if !ok {
 		return r, false
 	}
-	for r := range s.Memory {
-		if r.ID == id {
-			return *r, true
-		}
+	found := s.View().Latest(1, []byte(id), accepted, func(r *lambent.Record) bool { return r.ID == id })
+	if len(found) == 0 {
+		return r, false
 	}
-	for r := range s.Files([]byte(id), accepted) {
-		if r.ID == id {
-			return *r, true
-		}
-	}
-	return r, false
+	return found[0], true
 }
 
 // List gives up to limit records of a function, the latest first. An empty namespace or function means all.
 func (s *Store) List(namespace, function string, limit int) []lambent.Record {
-	var found []lambent.Record
-	seen := map[string]bool{}
-	take := func(r *lambent.Record) bool {
-		if len(found) >= limit {
-			return false
-		}
-		if (namespace == "" || r.Namespace == namespace) && (function == "" || r.Function == function) && !seen[r.ID] {
-			seen[r.ID] = true
-			found = append(found, *r)
-		}
-		return true
+	mark := []byte(namespace)
+	if function != "" {
+		mark = fmt.Appendf(nil, `"function":%q`, function)
 	}
-	s.Memory(take)
-	if len(found) < limit {
-		mark := []byte(namespace)
-		if function != "" {
-			mark = fmt.Appendf(nil, `"function":%q`, function)
-		}
-		s.Files(mark, time.Time{})(take)
-	}
-	return found
+	return s.View().Latest(limit, mark, time.Time{}, func(r *lambent.Record) bool {
+		return (namespace == "" || r.Namespace == namespace) && (function == "" || r.Function == function)
+	})
 }
 
 // timeOf gives the time in a UUIDv7.

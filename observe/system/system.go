@@ -32,7 +32,7 @@ type Store struct {
 	*events
 	waiting int // for a follower
 
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards what follows, and that followers are given what is added after their view
 	followers map[*follower]struct{}
 	closed    bool
 }
@@ -46,8 +46,8 @@ type follower struct {
 
 // Open opens the store in opt.Dir and begins to write to it. A line that was cut short by a crash is left out.
 func Open(opt Options) (*Store, error) {
-	j, err := journal.Open[lambent.SystemEvent](journal.Options{
-		Dir: opt.Dir, What: "system events", Logger: opt.Logger,
+	j, err := journal.Open(journal.Options[lambent.SystemEvent]{
+		Dir: opt.Dir, What: "system events", ID: func(e *lambent.SystemEvent) string { return e.ID }, Logger: opt.Logger,
 		Ring: cmp.Or(opt.Ring, 2048), Segments: cmp.Or(opt.Segments, 4), SegmentBytes: cmp.Or(opt.SegmentBytes, 4<<20),
 	})
 	if err != nil {
@@ -62,9 +62,9 @@ func (s *Store) Add(e lambent.SystemEvent) {
 	if e.Time.IsZero() {
 		e.Time = time.Now().UTC()
 	}
-	s.events.Add(&e)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.events.Add(&e)
 	for f := range s.followers {
 		select {
 		case f.events <- &e:
@@ -104,15 +104,16 @@ func (q *Query) wants(e *lambent.SystemEvent) bool {
 func (s *Store) Read(ctx context.Context, q Query) iter.Seq2[lambent.SystemEvent, error] {
 	return func(yield func(lambent.SystemEvent, error) bool) {
 		var f *follower
-		if q.Follow {
-			if f = s.follow(); f == nil {
+		var view journal.View[lambent.SystemEvent]
+		if !q.Follow {
+			view = s.View()
+		} else {
+			if f, view = s.follow(); f == nil {
 				return // the store is closed
 			}
 			defer s.unfollow(f)
 		}
-		given := map[string]bool{} // in history, and perhaps in what follows again
-		for _, e := range s.Latest(q) {
-			given[e.ID] = true
+		for _, e := range q.latest(view) {
 			if !yield(e, nil) {
 				return
 			}
@@ -127,7 +128,7 @@ func (s *Store) Read(ctx context.Context, q Query) iter.Seq2[lambent.SystemEvent
 					}
 					return
 				}
-				if q.wants(e) && !given[e.ID] && !yield(*e, nil) {
+				if q.wants(e) && !yield(*e, nil) {
 					return
 				}
 			case <-ctx.Done():
@@ -138,37 +139,25 @@ func (s *Store) Read(ctx context.Context, q Query) iter.Seq2[lambent.SystemEvent
 }
 
 // Latest gives the latest events that q wants, in the order in which they were added. It does not follow.
-func (s *Store) Latest(q Query) []lambent.SystemEvent {
-	var found []lambent.SystemEvent
-	seen := map[string]bool{}
-	take := func(e *lambent.SystemEvent) bool {
-		if len(found) >= q.Limit {
-			return false
-		}
-		if q.wants(e) && !seen[e.ID] {
-			seen[e.ID] = true
-			found = append(found, *e)
-		}
-		return true
-	}
-	s.Memory(take)
-	if len(found) < q.Limit {
-		s.Files([]byte(cmp.Or(q.Function, q.Namespace)), q.Since)(take)
-	}
+func (s *Store) Latest(q Query) []lambent.SystemEvent { return q.latest(s.View()) }
+
+func (q *Query) latest(view journal.View[lambent.SystemEvent]) []lambent.SystemEvent {
+	found := view.Latest(q.Limit, []byte(cmp.Or(q.Function, q.Namespace)), q.Since, q.wants)
 	slices.Reverse(found)
 	return found
 }
 
-// follow is nil when the store is closed.
-func (s *Store) follow() *follower {
+// follow gives a follower of what is added from now on, and what was there before; the follower is nil when the
+// store is closed.
+func (s *Store) follow() (*follower, journal.View[lambent.SystemEvent]) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil
+		return nil, journal.View[lambent.SystemEvent]{}
 	}
 	f := &follower{events: make(chan *lambent.SystemEvent, s.waiting)}
 	s.followers[f] = struct{}{}
-	return f
+	return f, s.View()
 }
 
 func (s *Store) unfollow(f *follower) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -136,10 +137,14 @@ func TestFollow(t *testing.T) {
 		}
 	})
 	var following sync.WaitGroup
-	for range 4 {
+	for _, limit := range []int{1, 10, n, n} {
 		following.Go(func() {
-			next := 0
-			for e, err := range s.Read(t.Context(), Query{Function: "f", Limit: n, Follow: true}) {
+			next, begun := 0, limit == n
+			for e, err := range s.Read(t.Context(), Query{Function: "f", Limit: limit, Follow: true}) {
+				if !begun {
+					next, _ = strconv.Atoi(e.Text)
+					begun = true
+				}
 				if err != nil || e.Text != fmt.Sprint(next) {
 					t.Errorf("got %q, want %d: %v", e.Text, next, err)
 					return

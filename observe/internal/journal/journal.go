@@ -8,7 +8,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"iter"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -16,19 +15,20 @@ import (
 )
 
 // Options configures a Journal. All but Logger are needed.
-type Options struct {
-	Dir          string       // made if missing
-	What         string       // what the entries are called: "invocation records"
-	Ring         int          // entries in memory
-	Segments     int          // files
-	SegmentBytes int64        // size at which the next file begins
-	Logger       *slog.Logger // told of losses; default slog.Default()
+type Options[T any] struct {
+	Dir          string          // made if missing
+	What         string          // what the entries are called: "invocation records"
+	ID           func(*T) string // tells entries apart
+	Ring         int             // entries in memory
+	Segments     int             // files
+	SegmentBytes int64           // size at which the next file begins
+	Logger       *slog.Logger    // told of losses; default slog.Default()
 }
 
 // Journal keeps entries of type T, whose JSON is one line.
 type Journal[T any] struct {
-	opt   Options
-	ring  []atomic.Pointer[T]
+	opt   Options[T]
+	ring  []atomic.Pointer[placed[T]]
 	added atomic.Uint64 // entries that ever got a place in ring
 
 	queue  chan *T
@@ -39,8 +39,14 @@ type Journal[T any] struct {
 	files  *segments
 }
 
+// placed is an entry and how many were added before it.
+type placed[T any] struct {
+	place uint64
+	entry *T
+}
+
 // Open opens the journal in opt.Dir and begins to write to it. A line that was cut short by a crash is left out.
-func Open[T any](opt Options) (*Journal[T], error) {
+func Open[T any](opt Options[T]) (*Journal[T], error) {
 	opt.Logger = cmp.Or(opt.Logger, slog.Default())
 	files, err := openSegments(opt.Dir, opt.Segments, opt.SegmentBytes)
 	if err != nil {
@@ -48,8 +54,8 @@ func Open[T any](opt Options) (*Journal[T], error) {
 	}
 	j := &Journal[T]{
 		opt:   opt,
-		ring:  make([]atomic.Pointer[T], opt.Ring),
-		queue: make(chan *T, opt.Ring/2), // so that an entry is in a file before it leaves the ring
+		ring:  make([]atomic.Pointer[placed[T]], opt.Ring),
+		queue: make(chan *T, opt.Ring/2), // see View
 		stop:  make(chan struct{}),
 		files: files,
 	}
@@ -60,7 +66,7 @@ func Open[T any](opt Options) (*Journal[T], error) {
 // Add keeps e, which must not change any more. It never blocks.
 func (j *Journal[T]) Add(e *T) {
 	place := j.added.Add(1) - 1
-	j.ring[place%uint64(len(j.ring))].Store(e)
+	j.ring[place%uint64(len(j.ring))].Store(&placed[T]{place, e})
 	if j.closed.Load() {
 		j.lost.Add(1)
 		return
@@ -74,31 +80,6 @@ func (j *Journal[T]) Add(e *T) {
 
 // Lost counts the entries that were not written to a file.
 func (j *Journal[T]) Lost() uint64 { return j.lost.Load() }
-
-// Memory gives the entries in memory, the latest first. It looks through all of them rather than in an
-// index: that takes well under a millisecond, and an index would cost whoever adds one a shared lock.
-func (j *Journal[T]) Memory(yield func(*T) bool) {
-	size := uint64(len(j.ring))
-	next := j.added.Load()
-	for back := range min(size, next) {
-		if e := j.ring[(next-1-back)%size].Load(); e != nil && !yield(e) {
-			return
-		}
-	}
-}
-
-// Files gives the entries in the files whose lines hold mark, the latest first. Files that were complete before
-// since are left out.
-func (j *Journal[T]) Files(mark []byte, since time.Time) iter.Seq[*T] {
-	return func(yield func(*T) bool) {
-		for line := range j.files.backwards(mark, since.UnixMilli()) {
-			e := new(T)
-			if json.Unmarshal(line, e) == nil && !yield(e) {
-				return
-			}
-		}
-	}
-}
 
 // Close writes what is queued and closes the files.
 func (j *Journal[T]) Close() error {
@@ -138,7 +119,7 @@ func (j *Journal[T]) write() {
 			}
 		case <-j.stop:
 		}
-		batch.fill(j.queue)
+		batch.fill(j.queue, max(1, len(j.ring)/4))
 		if batch.entries == 0 {
 			return // stopped, and nothing is left
 		}
@@ -172,9 +153,9 @@ func (b *batch[T]) add(e *T) {
 	b.entries++
 }
 
-// fill adds what queue has, up to a bound.
-func (b *batch[T]) fill(queue <-chan *T) {
-	for len(b.text) < maxBatch {
+// fill adds what queue has, until there are most.
+func (b *batch[T]) fill(queue <-chan *T, most int) {
+	for b.entries < most && len(b.text) < maxBatch {
 		select {
 		case e := <-queue:
 			b.add(e)

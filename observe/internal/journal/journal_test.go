@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,9 +24,10 @@ type entry struct {
 
 func sample(n int) *entry { return &entry{fmt.Sprint(n), strings.Repeat("x", 300)} }
 
-func open(t testing.TB, opt Options) *Journal[entry] {
+func open(t testing.TB, opt Options[entry]) *Journal[entry] {
 	t.Helper()
 	opt.What = "entries"
+	opt.ID = func(e *entry) string { return e.Key }
 	if opt.Ring == 0 {
 		opt.Ring, opt.Segments, opt.SegmentBytes = 1024, 8, 1<<20
 	}
@@ -44,10 +46,10 @@ func shut(t *testing.T, j *Journal[entry]) {
 	}
 }
 
-// keys are those of what the files hold, the latest first.
-func keys(j *Journal[entry], mark string, since time.Time) string {
+// keys are those of what v has, the latest first.
+func keys(v View[entry], mark string, since time.Time) string {
 	var all []string
-	for e := range j.Files([]byte(mark), since) {
+	for _, e := range v.Latest(1<<20, []byte(mark), since, func(*entry) bool { return true }) {
 		all = append(all, e.Key)
 	}
 	return strings.Join(all, " ")
@@ -55,24 +57,24 @@ func keys(j *Journal[entry], mark string, since time.Time) string {
 
 func TestRestart(t *testing.T) {
 	dir := t.TempDir()
-	j := open(t, Options{Dir: dir})
+	j := open(t, Options[entry]{Dir: dir})
 	for i := range 3 {
 		j.Add(sample(i))
 	}
 	shut(t, j)
-	j = open(t, Options{Dir: dir})
-	for range j.Memory {
+	j = open(t, Options[entry]{Dir: dir})
+	if len(j.View().memory) > 0 {
 		t.Error("there is something in memory")
 	}
 	j.Add(sample(3))
 	shut(t, j)
 	for range 2 {
-		if got := keys(j, "", time.Time{}); got != "3 2 1 0" {
+		if got := keys(j.View(), "", time.Time{}); got != "3 2 1 0" {
 			t.Errorf("got %q", got)
 		}
-		j = open(t, Options{Dir: dir})
+		j = open(t, Options[entry]{Dir: dir})
 	}
-	if got := keys(j, `"key":"2"`, time.Time{}); got != "2" {
+	if got := keys(j.View(), `"key":"2"`, time.Time{}); got != "2" {
 		t.Errorf("got %q", got)
 	}
 }
@@ -81,7 +83,7 @@ func TestTruncatedLine(t *testing.T) {
 	for name, cut := range map[string]int64{"in the last line": 10, "the line end only": 1, "all": 1 << 20} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			j := open(t, Options{Dir: dir})
+			j := open(t, Options[entry]{Dir: dir})
 			j.Add(sample(1))
 			j.Add(sample(2))
 			shut(t, j)
@@ -90,15 +92,15 @@ func TestTruncatedLine(t *testing.T) {
 			if err := os.Truncate(file, max(0, info.Size()-cut)); err != nil {
 				t.Fatal(err)
 			}
-			j = open(t, Options{Dir: dir})
+			j = open(t, Options[entry]{Dir: dir})
 			j.Add(sample(3))
 			shut(t, j)
-			j = open(t, Options{Dir: dir})
+			j = open(t, Options[entry]{Dir: dir})
 			want := "3 1"
 			if cut > 1000 {
 				want = "3"
 			}
-			if got := keys(j, "", time.Time{}); got != want {
+			if got := keys(j.View(), "", time.Time{}); got != want {
 				t.Errorf("got %q, want %q", got, want)
 			}
 		})
@@ -116,7 +118,7 @@ func files(t *testing.T, dir string) []string {
 
 func TestRotation(t *testing.T) {
 	dir := t.TempDir()
-	opt := Options{Dir: dir, Ring: 8, Segments: 3, SegmentBytes: 1000}
+	opt := Options[entry]{Dir: dir, Ring: 8, Segments: 3, SegmentBytes: 1000}
 	var began time.Time    // of the last round
 	for round := range 5 { // a batch goes to one file whole, so restarts make the sizes certain
 		time.Sleep(2 * time.Millisecond) // files are named by the millisecond
@@ -131,10 +133,10 @@ func TestRotation(t *testing.T) {
 		t.Errorf("%d files", n)
 	}
 	j := open(t, opt)
-	if got := keys(j, "", time.Time{}); got != "43 42 41 40 33 32 31 30 23 22 21 20" {
+	if got := keys(j.View(), "", time.Time{}); got != "43 42 41 40 33 32 31 30 23 22 21 20" {
 		t.Errorf("got %q", got)
 	}
-	if got := keys(j, "", began); !strings.HasPrefix(got, "43 42 41 40") || strings.Contains(got, "23") {
+	if got := keys(j.View(), "", began); !strings.HasPrefix(got, "43 42 41 40") || strings.Contains(got, "23") {
 		t.Errorf("since the last round: %q", got)
 	}
 }
@@ -142,15 +144,11 @@ func TestRotation(t *testing.T) {
 // TestLosses lets the disk fail: calls go on, the losses are counted and said once.
 func TestLosses(t *testing.T) {
 	var log bytes.Buffer
-	j := open(t, Options{Dir: t.TempDir(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	j := open(t, Options[entry]{Dir: t.TempDir(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	j.files.file.Close()
 	broken := j.files.file
 	j.Add(sample(1))
-	there := 0
-	for range j.Memory {
-		there++
-	}
-	if there != 1 {
+	if len(j.View().memory) != 1 {
 		t.Error("an entry that could not be written is not in memory either")
 	}
 	close(j.stop)
@@ -169,7 +167,7 @@ func TestLosses(t *testing.T) {
 }
 
 func TestFullQueue(t *testing.T) {
-	stuck := open(t, Options{Dir: t.TempDir()})
+	stuck := open(t, Options[entry]{Dir: t.TempDir()})
 	shut(t, stuck)
 	stuck.closed.Store(false) // nobody writes
 	full := cap(stuck.queue)
@@ -184,7 +182,7 @@ func TestFullQueue(t *testing.T) {
 
 func TestConcurrent(t *testing.T) {
 	const adders, each = 8, 500
-	opt := Options{Dir: t.TempDir(), Ring: 2 * adders * each, Segments: 1000, SegmentBytes: 64 << 10}
+	opt := Options[entry]{Dir: t.TempDir(), Ring: 2 * adders * each, Segments: 1000, SegmentBytes: 64 << 10}
 	j := open(t, opt)
 	var wait sync.WaitGroup
 	for a := range adders {
@@ -192,30 +190,24 @@ func TestConcurrent(t *testing.T) {
 			for i := range each {
 				e := sample(1000*a + i)
 				j.Add(e)
-				found := false
-				for m := range j.Memory {
-					found = found || m == e
-				}
-				if !found {
+				if !slices.Contains(j.View().memory, e) {
 					t.Error("an entry that was just added is not there")
 				}
 			}
 		})
 	}
 	for range 5 {
-		keys(j, "", time.Time{})
+		keys(j.View(), "", time.Time{})
 	}
 	wait.Wait()
 	shut(t, j)
 	if j.Lost() != 0 {
 		t.Errorf("lost %d", j.Lost())
 	}
-	seen := map[string]bool{}
-	for e := range j.Files(nil, time.Time{}) {
-		seen[e.Key] = true
-	}
-	if len(seen) != adders*each {
-		t.Errorf("%d of %d entries are in the files", len(seen), adders*each)
+	v := j.View()
+	v.memory = nil
+	if n := len(strings.Fields(keys(v, "", time.Time{}))); n != adders*each {
+		t.Errorf("%d of %d entries are in the files", n, adders*each)
 	}
 }
 
@@ -224,13 +216,13 @@ func TestOpenFails(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open[entry](Options{Dir: file, What: "entries", Ring: 2, Segments: 1, SegmentBytes: 1}); err == nil {
+	if _, err := Open(Options[entry]{Dir: file, What: "entries", Ring: 2, Segments: 1, SegmentBytes: 1}); err == nil {
 		t.Error("a file was opened as a folder")
 	}
 }
 
 func BenchmarkAdd(b *testing.B) {
-	j := open(b, Options{Dir: b.TempDir(), Ring: 16 << 10, Segments: 8, SegmentBytes: 16 << 20})
+	j := open(b, Options[entry]{Dir: b.TempDir(), Ring: 16 << 10, Segments: 8, SegmentBytes: 16 << 20})
 	e := sample(1)
 	b.ReportAllocs()
 	for b.Loop() {
