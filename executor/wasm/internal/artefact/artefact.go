@@ -1,0 +1,94 @@
+// Package artefact is what the compiler makes of a module and the workers run: files in a folder, or the same files as
+// open descriptors. Compiler, host and worker are one binary, so they agree on the engine's configuration by using
+// Config, and Version says when an artefact on disk is another binary's or another processor's.
+package artefact
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
+
+	"lambent/executor/wasm/internal/module"
+)
+
+// Features are what modules may use of WebAssembly: version 2.0, tail calls and extended constant expressions. Package
+// module refuses the rest.
+const Features = api.CoreFeaturesV2 | experimental.CoreFeaturesTailCall | experimental.CoreFeaturesExtendedConst
+
+// Config is the engine's configuration of compiler and worker. Native code is found again only under the same one.
+func Config(cache wazero.CompilationCache) wazero.RuntimeConfig {
+	return wazero.NewRuntimeConfigCompiler().WithCoreFeatures(Features).WithDebugInfoEnabled(false).
+		WithCompilationCache(cache)
+}
+
+// The files of an artefact's folder.
+const (
+	ModuleFile = "module.wasm" // what the worker instantiates
+	NativeFile = "native"      // the file that the engine's disk cache holds for it
+	ImageFile  = "image"       // memory of a pristine instance, Meta.Pages long, sparse; empty without Meta.Image
+	MetaFile   = "meta.json"
+)
+
+// Meta says what an artefact holds.
+type Meta struct {
+	Kind    string          `json:"kind"`              // abi.Kind
+	Native  string          `json:"native"`            // path of the native code in the folder of the engine's disk cache
+	Image   bool            `json:"image"`             // memory starts as the image; without one the module has its data segments
+	Init    string          `json:"init,omitempty"`    // function that a fresh instance runs first; none with an image
+	Pages   uint32          `json:"pages"`             // of memory of a pristine instance
+	Max     uint32          `json:"max"`               // pages that the module lets its memory grow to
+	Epoch   string          `json:"epoch"`             // export name of the epoch global
+	Globals []Global        `json:"globals"`           // what a reset sets, besides memory
+	Fresh   []string        `json:"fresh,omitempty"`   // why no instance can be reset: each request needs a fresh one
+	Exports []module.Export `json:"exports,omitempty"` // of the module as it was deployed
+}
+
+// Global is an exported mutable global and the bits of its value in a pristine instance.
+type Global struct {
+	module.Global
+	Value uint64 `json:"value,string"`
+}
+
+// Files are an artefact's open files.
+type Files struct {
+	Meta                  Meta
+	Module, Native, Image *os.File
+}
+
+// Open opens the artefact in dir.
+func Open(dir string) (*Files, error) {
+	text, err := os.ReadFile(filepath.Join(dir, MetaFile))
+	if err != nil {
+		return nil, err
+	}
+	var f Files
+	if err := json.Unmarshal(text, &f.Meta); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, MetaFile), err)
+	}
+	for _, file := range []struct {
+		to   **os.File
+		name string
+	}{{&f.Module, ModuleFile}, {&f.Native, NativeFile}, {&f.Image, ImageFile}} {
+		if *file.to, err = os.Open(filepath.Join(dir, file.name)); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
+	return &f, nil
+}
+
+// Close closes what is open of f.
+func (f *Files) Close() error {
+	var failed error
+	for _, file := range []*os.File{f.Module, f.Native, f.Image} {
+		if file != nil {
+			failed = errors.Join(failed, file.Close())
+		}
+	}
+	return failed
+}
