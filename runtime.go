@@ -14,7 +14,7 @@ type Runtime struct {
 	// Handler is the default of Settings.Handler.
 	Handler string
 
-	handlers    *regexp.Regexp // what Settings.Handler may be
+	handlers    *regexp.Regexp // what Settings.Handler may be; nil when there is none
 	handlerForm string         // the same for people
 	apps        *regexp.Regexp // those of them that take requests as they are; nil when none does
 	appForm     string         // the same for people
@@ -68,6 +68,8 @@ func RuntimeOf(name string) (rt Runtime, ok bool) {
 	case name == "static":
 		rt.Server, rt.Tier = true, TierBuiltin
 		rt.Handler, rt.handlers, rt.handlerForm = ".", folderHandlerRE, "relative path of a folder in the bundle, or ."
+	case name == "noop":
+		rt.Server, rt.Tier = true, TierBuiltin
 	default:
 		return Runtime{}, false
 	}

@@ -15,7 +15,7 @@ import (
 // Settings is what a user says about a function beside its code. The zero value of a field means its
 // default, which [Settings.Complete] fills in.
 type Settings struct {
-	Runtime      string            `json:"runtime"`                 // "python3.11", "nodejs20", "go", "http", "exec", "wasm", "static"; see RuntimeOf
+	Runtime      string            `json:"runtime"`                 // "python3.11", "nodejs20", "go", "http", "exec", "wasm", "static", "noop"; see RuntimeOf
 	Handler      string            `json:"handler,omitempty"`       // "module.function" or "module:app" (python), "module.export" (nodejs; the export default has fetch), path of the executable (go), module (wasm) or folder (static)
 	Command      []string          `json:"command,omitempty"`       // what runtimes http and exec run: a program, of the bundle or of the node's PATH, and its arguments
 	Protocol     string            `json:"protocol,omitempty"`      // runtime http: "http1" (default), or "h2c" for servers that speak HTTP/2 without TLS only
@@ -218,9 +218,11 @@ func (s Settings) checkCode(rt Runtime) error {
 		return invalid("command", "runtime %s takes none", s.Runtime).WithHint("use handler, or runtime http or exec")
 	case rt.Command && s.Handler != "":
 		return invalid("handler", "runtime %s takes none", s.Runtime).WithHint("use command")
+	case rt.handlers == nil && s.Handler != "":
+		return invalid("handler", "runtime %s takes none", s.Runtime)
 	case rt.Command && (len(s.Command) == 0 || s.Command[0] == ""):
 		return invalid("command", "runtime %s needs a program to run", s.Runtime).WithHint(`such as command: ["node", "server.js"]`)
-	case !rt.Command && !rt.handlers.MatchString(s.Handler):
+	case rt.handlers != nil && !rt.handlers.MatchString(s.Handler):
 		return invalid("handler", "%q is no %s", s.Handler, rt.handlerForm)
 	}
 	for i, arg := range s.Command {

@@ -25,6 +25,7 @@ type handler interface {
 // handlers make the handler of an instance, by runtime.
 var handlers = map[string]func(executor.Spec) (handler, error){
 	"static": newSite,
+	"noop":   newNoop,
 }
 
 // Executor implements [executor.Executor] for the built-in runtimes.
