@@ -30,7 +30,8 @@ bin/lambent: $(SOURCES)
 up: setup build ## start Lambent, deploy the examples, call them, show the times; ONCE=1 stops by itself
 	@ONCE=$(ONCE) scripts/up
 
-test: setup ## the first tier of tests: all that needs nothing but what setup installs
+test: ## the first tier of tests: all that needs nothing but what setup installs
+	@scripts/setup test
 	$(RACE) -timeout 15m ./...
 
 test-integration: ## the second tier: what needs package registries and virtual machines
