@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"time"
 
 	"lambent"
@@ -125,7 +126,7 @@ type Leaver interface {
 }
 
 // Runner is an executor that can also run a program to its end, in the same sandbox as functions get. A job
-// has a scratch folder of its own and writes what comes of it to a pipe, so that nothing of the host is
+// has a scratch folder of its own and writes what comes of it to a pipe or socket, so that nothing of the host is
 // ever writable.
 type Runner interface {
 	// Run runs the job and returns when nothing is left of it. How the program ended is no error of Run's: those
@@ -137,18 +138,22 @@ type Runner interface {
 type Job struct {
 	ID        string // names it; unique on this node for ever, among instances too
 	Namespace string
-	Argv      []string // Argv[0] is a path inside
-	Env       map[string]string
-	Dir       string            // folder that is shown read-only at /var/task
-	Folders   map[string]string // further ones: where they are shown, children of /var, to folders of the host
-	Memory    int               // MiB, what is in Work and /tmp included
-	Work      int               // MiB of room in /work, where it begins
-	CPU       int               // thousandths of a core
-	Pids      int
-	Egress    []string              // see lambent.EgressRule
-	Log       func(lambent.LogLine) // as in Spec, but not told how the job ended
-	Output    io.Writer             // gets what it writes to [JobOutput]; an error ends it
+	Argv      []string // Argv[0] is a path inside, or with Program just a name
+	// Program is what to execute, if it is set, whether or not a sandbox shows it: a file that everybody may read and
+	// execute. The job runs where no sandbox can be made, too, if functions do.
+	Program *os.File
+	Env     map[string]string
+	Dir     string            // folder that is shown read-only at /var/task
+	Folders map[string]string // further ones: where they are shown, children of /var, to folders of the host
+	Memory  int               // MiB, what is in Work and /tmp included
+	Work    int               // MiB of room in /work, where it begins
+	CPU     int               // thousandths of a core
+	Pids    int
+	Egress  []string              // see lambent.EgressRule
+	Log     func(lambent.LogLine) // as in Spec, but not told how the job ended
+	Output  io.Writer             // gets what it writes to [JobOutput]; an error ends it
+	Socket  *os.File              // is [JobOutput], if it is set, in the place of a pipe to Output; Run closes it
 }
 
-// JobOutput is the descriptor of a job's output.
+// JobOutput is the descriptor of a job's output, or of its socket.
 const JobOutput = 3

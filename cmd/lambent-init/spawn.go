@@ -74,6 +74,7 @@ type plan struct {
 	mapping []byte   // what they shall hold
 	pids    unix.Rlimit
 	program unix.SockFprog
+	path    *byte
 	argv    []*byte
 	env     []*byte
 	secrets [][]byte // of env
@@ -153,6 +154,12 @@ func newPlan(spec *sandbox.Spec, join []int, proc int) (*plan, *os.File, error) 
 	if err != nil {
 		return nil, nil, step("read the environment", err)
 	}
+	path := argv[0]
+	if spec.Exec {
+		if path, err = syscall.BytePtrFromString(fmt.Sprintf("/proc/self/fd/%d", sandbox.FDExec)); err != nil {
+			return nil, nil, step("name the program", err)
+		}
+	}
 	const name = "LISTEN_PID="
 	listen := append([]byte(name), make([]byte, 12)...)
 	env = append([]*byte{&listen[0]}, env...)
@@ -173,7 +180,7 @@ func newPlan(spec *sandbox.Spec, join []int, proc int) (*plan, *os.File, error) 
 	return &plan{
 		level: levels[spec.Level], proc: uintptr(proc), maps: [2]*byte{&uidMap[0], &gidMap[0]},
 		mapping: fmt.Appendf(nil, "%d 0 1", spec.ID), pids: unix.Rlimit{Cur: uint64(spec.Pids), Max: uint64(spec.Pids)},
-		join: join, id: uintptr(spec.ID), argv: argv, env: env, secrets: secrets, pidText: listen[len(name):], pipe: uintptr(fd),
+		join: join, id: uintptr(spec.ID), path: path, argv: argv, env: env, secrets: secrets, pidText: listen[len(name):], pipe: uintptr(fd),
 		program: unix.SockFprog{Len: uint16(len(spec.Filter) / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&spec.Filter[0]))},
 		capHead: unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3},
 		zero:    [1]byte{'0'},
@@ -227,7 +234,7 @@ func (p *plan) run() {
 	p.must(childFilter, unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&p.program)))
 	p.must(childFilter, unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&p.time)), 0)
 	p.tell(childBegun, uint64(p.time.Sec)*1e9+uint64(p.time.Nsec))
-	p.must(childExec, unix.SYS_EXECVE, uintptr(unsafe.Pointer(p.argv[0])), uintptr(unsafe.Pointer(&p.argv[0])), uintptr(unsafe.Pointer(&p.env[0])))
+	p.must(childExec, unix.SYS_EXECVE, uintptr(unsafe.Pointer(p.path)), uintptr(unsafe.Pointer(&p.argv[0])), uintptr(unsafe.Pointer(&p.env[0])))
 }
 
 // confine makes the child's last namespaces, and gives up its user and what it could become.

@@ -22,7 +22,7 @@ func (e *Executor) Run(ctx context.Context, job executor.Job) (lambent.Exit, err
 	if e.away != nil {
 		return lambent.Exit{}, e.away
 	}
-	if e.bare != nil { // a job's paths are those of a sandbox
+	if e.bare != nil && job.Program == nil { // its paths are those of a sandbox
 		return lambent.Exit{}, e.bare
 	}
 	if !e.admit() {
@@ -31,7 +31,11 @@ func (e *Executor) Run(ctx context.Context, job executor.Job) (lambent.Exit, err
 	defer e.starts.Done()
 	var output *os.File
 	defer func() { output.Close() }()
-	p := program{argv: job.Argv, work: int64(job.Work) << 20, output: func() (w *os.File, err error) {
+	defer job.Socket.Close()
+	p := program{argv: job.Argv, file: job.Program, work: int64(job.Work) << 20, output: func() (w *os.File, err error) {
+		if job.Socket != nil {
+			return job.Socket, nil
+		}
 		output, w, err = os.Pipe()
 		return w, err
 	}}
@@ -46,6 +50,10 @@ func (e *Executor) Run(ctx context.Context, job executor.Job) (lambent.Exit, err
 		return lambent.Exit{}, err
 	}
 	defer context.AfterFunc(ctx, func() { in.Stop(0) })()
+	if job.Socket != nil {
+		<-in.gone
+		return in.result(ctx, nil)
+	}
 	copied := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(job.Output, output)
@@ -59,7 +67,11 @@ func (e *Executor) Run(ctx context.Context, job executor.Job) (lambent.Exit, err
 	if err := output.SetReadDeadline(time.Now().Add(lastWords)); err != nil {
 		return lambent.Exit{}, errors.Join(err, output.Close(), <-copied)
 	}
-	err = <-copied
+	return in.result(ctx, <-copied)
+}
+
+// result is that of a job of which nothing is left, with what came of its output.
+func (in *instance) result(ctx context.Context, err error) (lambent.Exit, error) {
 	switch {
 	case ctx.Err() != nil:
 		return lambent.Exit{}, ctx.Err()

@@ -5,12 +5,15 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"lambent"
 	"lambent/executor"
@@ -130,4 +133,82 @@ func (l *limited) Write(p []byte) (int, error) {
 		return 0, io.ErrShortBuffer
 	}
 	return len(p), nil
+}
+
+// TestJobWithSocket runs a program that no sandbox shows and whose name is gone, which says back what it is told.
+func TestJobWithSocket(t *testing.T) {
+	dir := t.TempDir()
+	e, err := New(Options{Dir: dir, Unsandboxed: os.Getenv(noNamespacesEnv) != ""})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	start := func(ctx context.Context, script string) (peer net.Conn, end func() (lambent.Exit, error)) {
+		s := newShell(t, "")
+		path := filepath.Join(t.TempDir(), "program")
+		raw, err := os.ReadFile("/bin/sh")
+		if err = errors.Join(err, os.WriteFile(path, raw, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		if s.Program, err = os.Open(path); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Program.Close() })
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Socket = os.NewFile(uintptr(pair[1]), "socket")
+		ours := os.NewFile(uintptr(pair[0]), "socket")
+		defer ours.Close()
+		if peer, err = net.FileConn(ours); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { peer.Close() })
+		s.Argv, s.Work, s.Output = []string{"named", "-c", script}, 0, nil
+		var exit lambent.Exit
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			exit, err = e.Run(ctx, s.Job)
+		}()
+		return peer, func() (lambent.Exit, error) { <-done; return exit, err }
+	}
+	ask := func(peer net.Conn, question, answer string) {
+		t.Helper()
+		got := make([]byte, len(answer))
+		if _, err := io.WriteString(peer, question); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(peer, got); err != nil || string(got) != answer {
+			t.Errorf("%q: it says %q, %v", question, got, err)
+		}
+	}
+	const script = `echo "$0 $(ls -C /proc/self/fd)" >&3; while read line <&3; do echo "is $line" >&3; done; exit 3`
+
+	peer, end := start(t.Context(), script)
+	ask(peer, "", "named 0  1  2  3  4\n") // the last is what ls looks at
+	ask(peer, "one\n", "is one\n")
+	ask(peer, "two\n", "is two\n")
+	peer.Close()
+	if exit, err := end(); exit != (lambent.Exit{Code: 3}) || err != nil {
+		t.Errorf("its socket was closed: %+v, %v", exit, err)
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	peer, end = start(ctx, script)
+	ask(peer, "", "named")
+	cancel()
+	if _, err := end(); !errors.Is(err, context.Canceled) {
+		t.Errorf("a job that was cancelled: %v", err)
+	}
+	if _, err := io.Copy(io.Discard, peer); err != nil {
+		t.Errorf("the socket of a job that has ended: %v", err)
+	}
+	if left, err := leftovers(dir); len(left) > 0 || err != nil {
+		t.Errorf("left over: %v, %v", left, err)
+	}
 }

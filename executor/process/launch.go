@@ -167,7 +167,7 @@ func (in *instance) launch(ctx context.Context, spec executor.Spec, p program) (
 		Level: e.level, Pids: s.Pids,
 		Root: filepath.Join(path, instancesDir, in.id, root), Code: code, Runtime: p.shim, Folders: p.folders, Work: p.work,
 		Hostname: spec.Revision.Function, ID: in.user, TmpBytes: limits.Memory,
-		Argv: p.argv, Env: environment(spec, p, in.gate), Filter: e.filter, Join: in.group.JoinFiles(), Orphan: e.orphan,
+		Argv: p.argv, Exec: p.file != nil, Env: environment(spec, p, in.gate), Filter: e.filter, Join: in.group.JoinFiles(), Orphan: e.orphan,
 		Keep: p.output == nil, Secrets: secrets,
 	}))
 	if err != nil {
@@ -217,6 +217,10 @@ func (in *instance) spawn(ctx context.Context, spec []byte, p program) (err erro
 		for _, pipe := range in.log.pipes {
 			add(duplicateFD(pipe.fd, pipe.stream))
 		}
+	}
+	if p.file != nil {
+		files = append(files, make([]*os.File, sandbox.FDExec-len(files))...)
+		add(duplicate(p.file))
 	}
 	if err != nil {
 		return err

@@ -25,6 +25,7 @@ type program struct {
 	folders  []sandbox.Folder
 	work     int64                    // room in sandbox.WorkDir
 	output   func() (*os.File, error) // a job's, in place of a listening socket
+	file     *os.File                 // a job's, what argv[0] stands for if it is set
 	heapFull string                   // what it writes to stderr before it aborts because its own limit of memory is met, "" if it has none
 }
 

@@ -9,7 +9,7 @@ import "time"
 
 // The descriptors that lambent-init is started with, beside 0, 1 and 2, which the function inherits.
 const (
-	FDListen  = 3 + iota // listening socket of the function, or pipe of a job, which inherits it under this number
+	FDListen  = 3 + iota // listening socket of the function, or pipe or socket of a job, which inherits it under this number
 	FDControl            // listening socket of lambent-init
 	FDSpec               // the Spec as JSON, to be read to its end
 	FDExit               // file for the last Report
@@ -17,6 +17,7 @@ const (
 	FDProgram            // lambent-init itself
 	FDStdout             // read end of the function's output, with Spec.Keep
 	FDStderr             // and of its errors
+	FDExec               // the program, with Spec.Exec
 	FDCount
 )
 
@@ -54,7 +55,8 @@ type Spec struct {
 	Listen   []Address     // where it listens inside for the host, which gets the sockets; see Report.Listening
 	ID       int           // user and group of the function; not with None
 	TmpBytes int64         // room in /tmp, and in /dev/shm
-	Argv     []string      // Argv[0] is a path inside
+	Argv     []string      // Argv[0] is a path inside, or with Exec just a name
+	Exec     bool          // the program is FDExec
 	Env      []string      // without LISTEN_PID, which lambent-init adds
 	Pids     int           // limit of processes and threads where Join has none; with Userns only
 	Filter   []byte        // seccomp filter: the instructions as the kernel has them in memory
