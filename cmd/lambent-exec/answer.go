@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,14 +10,12 @@ import (
 	"net/http"
 	"os"
 	"path"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
-)
 
-// maxHead is how long the header of a program's answer may be.
-const maxHead = 64 << 10
+	"lambent/internal/cgi"
+)
 
 // answer runs the program for r. The connection serves no other request, so that nothing of this one can be
 // taken for the next.
@@ -107,8 +104,8 @@ func report(w http.ResponseWriter, code, what, message, trace string) {
 type output struct {
 	w     http.ResponseWriter
 	rc    *http.ResponseController
-	held  []byte // the beginning, as long as it may be or is a header
-	begun bool   // the head is out
+	head  cgi.Head
+	begun bool // the head is out
 }
 
 // copy streams stdout to its end. On error the program has broken the rules, or the host has gone.
@@ -134,25 +131,11 @@ func (o *output) write(p []byte) error {
 	if o.begun {
 		return o.body(p)
 	}
-	o.held = append(o.held, p...)
-	header, sure := beginsWithField(o.held)
-	if !sure {
-		return nil
+	body, ok, err := o.head.Write(p)
+	if !ok || err != nil {
+		return err
 	}
-	if !header {
-		return o.plain()
-	}
-	head, body, ok := cutHead(o.held)
-	switch {
-	case ok:
-		if err := o.head(head); err != nil {
-			return err
-		}
-		return o.body(body)
-	case len(o.held) > maxHead:
-		return fmt.Errorf("its header has no end within %d KiB", maxHead>>10)
-	}
-	return nil
+	return o.begin(body)
 }
 
 // finish answers with what was held back, when the program has ended well.
@@ -160,23 +143,23 @@ func (o *output) finish() error {
 	if o.begun {
 		return nil
 	}
-	if header, _ := beginsWithField(o.held); header {
-		return errors.New("its header does not end in an empty line")
+	body, err := o.head.End()
+	if err != nil {
+		return err
 	}
-	return o.plain()
+	return o.begin(body)
 }
 
-// plain begins an answer without a header. Text is never taken for HTML: what a program echoes of its
-// input must not become somebody's script.
-func (o *output) plain() error {
-	kind := http.DetectContentType(o.held)
-	if strings.HasPrefix(kind, "text/") {
-		kind = "text/plain; charset=utf-8"
+// begin sends the head, and the beginning of the body.
+func (o *output) begin(body []byte) error {
+	h := o.w.Header()
+	h["Content-Type"] = nil // none that net/http guesses
+	for _, f := range o.head.Header {
+		h[f.Name] = append(h[f.Name], f.Value)
 	}
-	o.w.Header().Set("Content-Type", kind)
 	o.begun = true
-	o.w.WriteHeader(http.StatusOK)
-	return o.body(o.held)
+	o.w.WriteHeader(o.head.Status)
+	return o.body(body)
 }
 
 // body sends a part of the body at once.
@@ -187,89 +170,4 @@ func (o *output) body(p []byte) error {
 		}
 	}
 	return o.rc.Flush()
-}
-
-// head begins the answer with the program's header (RFC 3875, section 6).
-func (o *output) head(head []byte) error {
-	status := 0
-	h := o.w.Header()
-	h["Content-Type"] = nil // none that net/http guesses
-	for line := range bytes.Lines(head) {
-		name, value, ok := strings.Cut(strings.TrimRight(string(line), "\r\n"), ":")
-		if !ok || !isFieldName(name) {
-			return fmt.Errorf("%.80q in its header is not of the form name: value", line)
-		}
-		value = strings.Trim(value, " \t")
-		if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
-			return fmt.Errorf("the value of %s in its header holds a control character", name)
-		}
-		switch key := http.CanonicalHeaderKey(name); {
-		case key == "Status":
-			code, _, _ := strings.Cut(value, " ")
-			var err error
-			if status, err = strconv.Atoi(code); err != nil || status < 200 || status > 599 {
-				return fmt.Errorf("%q is no status from 200 to 599", value)
-			}
-		case key == "Content-Type":
-			h.Set(key, value)
-		case !isOfConnection(key) && !strings.HasPrefix(key, "Lambent-"):
-			h.Add(key, value)
-		}
-	}
-	if status == 0 && h.Get("Location") != "" {
-		status = http.StatusFound
-	}
-	if status == 0 {
-		status = http.StatusOK
-	}
-	o.begun = true
-	o.w.WriteHeader(status)
-	return nil
-}
-
-func isFieldName(name string) bool {
-	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
-		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
-	})
-}
-
-// isOfConnection tells the fields that are the business of whoever writes to a connection.
-func isOfConnection(key string) bool {
-	switch key {
-	case "Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
-		return true
-	}
-	return false
-}
-
-// fields are those of which a header has at least one, and which it must begin with to be told from text.
-var fields = []string{"Content-Type:", "Status:", "Location:"}
-
-// beginsWithField tells whether b begins with a header, and whether that can be told yet.
-func beginsWithField(b []byte) (header, sure bool) {
-	sure = true
-	for _, f := range fields {
-		k := min(len(b), len(f))
-		if strings.EqualFold(string(b[:k]), f[:k]) {
-			if k == len(f) {
-				return true, true
-			}
-			sure = false
-		}
-	}
-	return false, sure
-}
-
-// cutHead cuts b behind the empty line that ends a header.
-func cutHead(b []byte) (head, body []byte, ok bool) {
-	for at := 0; ; {
-		end := bytes.IndexByte(b[at:], '\n')
-		if end < 0 {
-			return nil, nil, false
-		}
-		if line := b[at : at+end]; len(line) == 0 || string(line) == "\r" {
-			return b[:at], b[at+end+1:], true
-		}
-		at += end + 1
-	}
 }

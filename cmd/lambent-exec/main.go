@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -78,14 +79,8 @@ func monotonic() int64 {
 }
 
 // ownEnvironment is what we got, without what is meant for us alone.
-func ownEnvironment() map[string]string {
-	env := map[string]string{}
-	for _, v := range os.Environ() {
-		if name, value, _ := strings.Cut(v, "="); !strings.HasPrefix(name, "LISTEN_") {
-			env[name] = value
-		}
-	}
-	return env
+func ownEnvironment() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "LISTEN_") })
 }
 
 type connKey struct{}
@@ -93,7 +88,7 @@ type connKey struct{}
 // server runs a program for each request.
 type server struct {
 	argv       []string
-	env        map[string]string
+	env        []string
 	started    int64 // CLOCK_MONOTONIC in ns
 	departures *departures
 }
