@@ -124,7 +124,11 @@ func (a *Alias) Pick(h http.Header, target string) *Revision {
 	for _, t := range a.Targets {
 		total += t.Weight
 	}
-	n := rand.IntN(total)
+	return a.at(rand.IntN(total))
+}
+
+// at gives the target whose weight has the n-th place among all.
+func (a *Alias) at(n int) *Revision {
 	for _, t := range a.Targets {
 		if n -= t.Weight; n < 0 {
 			return t.Revision

@@ -355,6 +355,36 @@ func TestSetWhileRotating(t *testing.T) {
 	}
 }
 
+// late gives what it read only when the keys have been rotated.
+type late struct {
+	store.Store
+	rotate func()
+}
+
+func (s *late) Get(ctx context.Context, key string) (store.Entry, error) {
+	e, err := s.Store.Get(ctx, key)
+	s.rotate()
+	return e, err
+}
+
+// What was read is opened when its key is gone, some times in a row.
+func TestValuesAfterRotation(t *testing.T) {
+	for _, rotations := range []int{1, 2, 5} {
+		s := &late{memory.New(), func() {}}
+		v := open(t, t.TempDir(), s)
+		set(t, v, "team", "token", "the value")
+		left := rotations
+		s.rotate = func() {
+			if left--; left >= 0 {
+				if n, err := v.Rotate(t.Context()); err != nil || n != 1 {
+					t.Errorf("%d, %v", n, err)
+				}
+			}
+		}
+		wantValue(t, v, "team", "token", "the value")
+	}
+}
+
 // An instance that starts while keys come and go has its secrets.
 func TestValuesWhileRotating(t *testing.T) {
 	v := open(t, t.TempDir(), memory.New())
