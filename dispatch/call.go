@@ -33,18 +33,18 @@ func (d *Dispatcher) hand(ctx context.Context, l *lease, inv *lambent.Invocation
 	return resp, nil
 }
 
-// judge says what becomes of the instance after err.
+// judge says what becomes of the instance after err. Where it is done with the request for certain, it goes on: a
+// sandbox of that request's own has ended, or none was begun.
 func (l *lease) judge(err error) verdict {
-	alone := l.inst.pool.slots() == 1
 	code := lambent.ErrorOf(err).Code
-	timeout := code == lambent.CodeFirstByteTimeout || code == lambent.CodeIdleTimeout || code == lambent.CodeTotalTimeout
-	busy := errors.Is(err, executor.ErrBusy)
 	switch {
-	case code == lambent.CodeInstanceExited, code == lambent.CodeMemoryExceeded, code == lambent.CodeInstanceStopped:
+	case code == lambent.CodeInstanceExited, code == lambent.CodeInstanceStopped, code == lambent.CodeMemoryExceeded && l.inst.hasEnded():
 		return dead
-	case alone && (busy || timeout):
+	case !errors.Is(err, executor.ErrBusy):
+		return idle
+	case l.inst.pool.slots() == 1:
 		return kill
-	case timeout:
+	case code == lambent.CodeFirstByteTimeout, code == lambent.CodeIdleTimeout, code == lambent.CodeTotalTimeout:
 		return drain
 	}
 	return idle
@@ -81,7 +81,7 @@ func (b *body) Read(p []byte) (int, error) {
 	case !b.done:
 		// The instance is judged before the caller learns of the failure: no side effects after an answer.
 		e := b.fail(err)
-		_ = b.finish(false, b.lease.judge(err)) // what it says has been judged too, and err came first
+		_ = b.finish(false, err) // what it says has been judged too, and err came first
 		return n, e
 	}
 	return n, err
@@ -99,19 +99,20 @@ func (b *body) fail(err error) error {
 func (b *body) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.finish(b.eof || b.inv.Outcome.Ended, idle)
+	return b.finish(b.eof || b.inv.Outcome.Ended, nil)
 }
 
-// finish ends the exchange; whole says that the answer was delivered to its end. The instance gets the worse
-// of verdict v and what the end itself shows. The lock is held.
-func (b *body) finish(whole bool, v verdict) error {
+// finish ends the exchange; whole says that the answer was delivered to its end. The instance is judged by what a read
+// failed with, and by what the end itself shows. The lock is held.
+func (b *body) finish(whole bool, failed error) error {
 	if b.done {
 		return nil
 	}
 	b.done = true
 	err := b.inner.Close()
-	if err != nil {
-		v = max(v, b.lease.judge(err))
+	v := idle
+	if all := errors.Join(failed, err); all != nil {
+		v = b.lease.judge(all)
 	}
 	if !whole && b.inv.Outcome.Err == nil {
 		b.inv.Outcome.Err = &lambent.Error{Code: lambent.CodeClientClosed, Fault: lambent.FaultClient,
@@ -146,5 +147,5 @@ func (b *upgradedBody) CloseWrite() error { return b.up.CloseWrite() }
 func (b *upgradedBody) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.finish(true, idle)
+	return b.finish(true, nil)
 }

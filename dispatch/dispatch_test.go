@@ -349,6 +349,42 @@ func TestDeadlineKillsBeforeTheAnswerAtConcurrencyOne(t *testing.T) {
 	})
 }
 
+// TestInstanceOutlivesItsSandboxes has a request fail of which the instance is done for certain: it serves the next.
+func TestInstanceOutlivesItsSandboxes(t *testing.T) {
+	for _, code := range []lambent.Code{lambent.CodeTotalTimeout, lambent.CodeFirstByteTimeout, lambent.CodeMemoryExceeded, lambent.CodeHandlerError} {
+		for _, concurrency := range []int{1, 10} {
+			inBubble(t, func(t *testing.T) {
+				w := &world{handle: func(_ context.Context, _ *fake, inv *lambent.Invocation, _ time.Time) (*lambent.Response, error) {
+					if inv.Target == "/body" {
+						return &lambent.Response{Status: 200, Body: io.NopCloser(failing{lambent.Errorf(code, "in its body")})}, nil
+					}
+					return nil, lambent.Errorf(code, "over")
+				}}
+				d := open(t, w, nil)
+				rev := revision(t, func(s *lambent.Settings) { s.Concurrency = concurrency })
+				for range 3 {
+					_, err := invoke(t.Context(), d, rev)
+					wantCode(t, err, code)
+					resp, err := d.Invoke(t.Context(), &lambent.Invocation{ID: "x", Revision: rev, Accepted: time.Now(), Target: "/body"})
+					if err != nil {
+						t.Fatal(err)
+					}
+					_, err = io.ReadAll(resp.Body)
+					wantCode(t, err, code)
+					resp.Body.Close()
+				}
+				if n := w.started.Load(); n != 1 {
+					t.Errorf("%s with %d at a time: %d instances were started, want 1", code, concurrency, n)
+				}
+			})
+		}
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
 func TestDeadlineSparesNeighbours(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := &world{}

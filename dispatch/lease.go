@@ -33,6 +33,16 @@ func newInstance(p *pool, inst executor.Instance) *instance {
 	return &instance{Instance: inst, pool: p, phases: inst.StartPhases(), born: time.Now(), handed: make(chan struct{})}
 }
 
+// hasEnded tells whether its process has.
+func (in *instance) hasEnded() bool {
+	select {
+	case <-in.Done():
+		return true
+	default:
+		return false
+	}
+}
+
 // lease is one slot of an instance.
 type lease struct {
 	inst       *instance
