@@ -128,19 +128,24 @@ func (p Phases) Total() time.Duration {
 
 // MarshalJSON writes the phases that took time, in their order.
 func (p Phases) MarshalJSON() ([]byte, error) {
-	out := make([]byte, 1, 128)
-	out[0] = '{'
+	return p.appendJSON(make([]byte, 0, 128)), nil
+}
+
+func (p Phases) appendJSON(b []byte) []byte {
+	b = append(b, '{')
+	first := true
 	for i, d := range p {
 		if d == 0 {
 			continue
 		}
-		if len(out) > 1 {
-			out = append(out, ',')
+		if !first {
+			b = append(b, ',')
 		}
-		out = append(append(append(out, '"'), phaseNames[i]...), `":`...)
-		out = strconv.AppendFloat(out, float64(d)/float64(time.Millisecond), 'f', 3, 64)
+		first = false
+		b = append(append(append(b, '"'), phaseNames[i]...), `":`...)
+		b = strconv.AppendFloat(b, float64(d)/float64(time.Millisecond), 'f', 3, 64)
 	}
-	return append(out, '}'), nil
+	return append(b, '}')
 }
 
 // UnmarshalJSON reads what MarshalJSON writes.

@@ -149,8 +149,13 @@ func prepare(r *http.Request, inv *lambent.Invocation) {
 	for _, name := range hopByHop {
 		delete(h, name)
 	}
+	values := make([]string, 0, 5) // of all fields set here: one allocation, not one each
+	set := func(name, value string) {
+		values = append(values, value)
+		h[name] = values[len(values)-1 : len(values) : len(values)]
+	}
 	if id := h.Get("X-Request-Id"); !validRequestID(id) {
-		h["X-Request-Id"] = []string{inv.ID}
+		set("X-Request-Id", inv.ID)
 	}
 	trace.Continue(h)
 	client, _, err := net.SplitHostPort(r.RemoteAddr)
@@ -164,12 +169,12 @@ func prepare(r *http.Request, inv *lambent.Invocation) {
 	if r.TLS != nil {
 		proto = "https"
 	}
-	h["X-Forwarded-For"] = []string{client}
-	h["X-Forwarded-Proto"] = []string{proto}
-	h["X-Forwarded-Host"] = []string{r.Host}
+	set("X-Forwarded-For", client)
+	set("X-Forwarded-Proto", proto)
+	set("X-Forwarded-Host", r.Host)
 	delete(h, "X-Forwarded-Prefix")
 	if prefix := mount(r, inv.Target); prefix != "" {
-		h["X-Forwarded-Prefix"] = []string{prefix}
+		set("X-Forwarded-Prefix", prefix)
 	}
 }
 
@@ -181,7 +186,12 @@ func mount(r *http.Request, target string) string {
 	if !strings.HasPrefix(asked, "/") {
 		asked = r.URL.RequestURI() // absolute form
 	}
-	asked, _, _ = strings.Cut("/"+strings.TrimLeft(asked, "/"), "?")
+	if path := strings.TrimLeft(asked, "/"); len(path) < len(asked) {
+		asked = asked[len(asked)-len(path)-1:]
+	} else {
+		asked = "/" + asked
+	}
+	asked, _, _ = strings.Cut(asked, "?")
 	target, _, _ = strings.Cut(target, "?")
 	if target == "/" {
 		return strings.TrimSuffix(asked, "/")

@@ -30,7 +30,8 @@ type Store struct{ *entries }
 // Open opens the store in opt.Dir and begins to write to it. A line that was cut short by a crash is left out.
 func Open(opt Options) (*Store, error) {
 	j, err := journal.Open(journal.Options[lambent.Record]{
-		Dir: opt.Dir, What: "invocation records", ID: func(r *lambent.Record) string { return r.ID }, Logger: opt.Logger,
+		Dir: opt.Dir, What: "invocation records", ID: func(r *lambent.Record) string { return r.ID },
+		Append: func(text []byte, r *lambent.Record) []byte { return r.AppendJSON(text) }, Logger: opt.Logger,
 		Ring: cmp.Or(opt.Ring, 16<<10), Segments: cmp.Or(opt.Segments, 8), SegmentBytes: cmp.Or(opt.SegmentBytes, 16<<20),
 	})
 	if err != nil {

@@ -14,15 +14,18 @@ const header = "Traceparent"
 // Continue puts a traceparent for a new span into h: the caller's trace and flags if h holds a valid one,
 // else a new sampled trace, without the tracestate of the invalid one, as the specification asks.
 func Continue(h http.Header) {
-	var span [24]byte
-	rand.Read(span[:])
-	old := h[header]
-	if len(old) == 1 && valid(old[0]) {
-		h[header] = []string{"00-" + old[0][3:35] + "-" + hex.EncodeToString(span[:8]) + "-" + old[0][53:55]}
-		return
+	var random [24]byte
+	rand.Read(random[:])
+	next := []byte("00-00000000000000000000000000000000-0000000000000000-01")
+	hex.Encode(next[36:52], random[:8])
+	if old := h[header]; len(old) == 1 && valid(old[0]) {
+		copy(next[3:35], old[0][3:35])
+		copy(next[53:55], old[0][53:55])
+	} else {
+		delete(h, "Tracestate")
+		hex.Encode(next[3:35], random[8:])
 	}
-	delete(h, "Tracestate")
-	h[header] = []string{"00-" + hex.EncodeToString(span[8:]) + "-" + hex.EncodeToString(span[:8]) + "-01"}
+	h[header] = []string{string(next)}
 }
 
 // valid follows section 3.2.2.3: later versions may be longer, after another dash; ff is none; ids are not

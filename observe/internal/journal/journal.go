@@ -14,15 +14,17 @@ import (
 	"time"
 )
 
-// Options configures a Journal. All but Logger are needed.
+// Options configures a Journal. All but Append and Logger are needed.
 type Options[T any] struct {
-	Dir          string          // made if missing
-	What         string          // what the entries are called: "invocation records"
-	ID           func(*T) string // tells entries apart
-	Ring         int             // entries in memory
-	Segments     int             // files
-	SegmentBytes int64           // size at which the next file begins
-	Logger       *slog.Logger    // told of losses; default slog.Default()
+	Dir  string          // made if missing
+	What string          // what the entries are called: "invocation records"
+	ID   func(*T) string // tells entries apart
+	// Append appends the JSON of an entry; default [json.Marshal].
+	Append       func(text []byte, entry *T) []byte
+	Ring         int          // entries in memory
+	Segments     int          // files
+	SegmentBytes int64        // size at which the next file begins
+	Logger       *slog.Logger // told of losses; default slog.Default()
 }
 
 // Journal keeps entries of type T, whose JSON is one line.
@@ -48,6 +50,9 @@ type placed[T any] struct {
 // Open opens the journal in opt.Dir and begins to write to it. A line that was cut short by a crash is left out.
 func Open[T any](opt Options[T]) (*Journal[T], error) {
 	opt.Logger = cmp.Or(opt.Logger, slog.Default())
+	if opt.Append == nil {
+		opt.Append = marshal
+	}
 	files, err := openSegments(opt.Dir, opt.Segments, opt.SegmentBytes)
 	if err != nil {
 		return nil, fmt.Errorf("open the %s: %w", opt.What, err)
@@ -101,7 +106,7 @@ const gather = 50 * time.Millisecond
 // write appends batches.
 func (j *Journal[T]) write() {
 	var (
-		batch    batch[T]
+		batch    = batch[T]{append: j.opt.Append}
 		failure  error
 		reported uint64
 		last     time.Time
@@ -138,6 +143,7 @@ const maxBatch = 256 << 10 // bytes
 
 // batch is entries as lines of JSON.
 type batch[T any] struct {
+	append  func([]byte, *T) []byte
 	text    []byte
 	entries int
 }
@@ -145,12 +151,16 @@ type batch[T any] struct {
 func (b *batch[T]) reset() { b.text, b.entries = b.text[:0], 0 }
 
 func (b *batch[T]) add(e *T) {
+	b.text = append(b.append(b.text, e), '\n')
+	b.entries++
+}
+
+func marshal[T any](text []byte, e *T) []byte {
 	line, err := json.Marshal(e)
 	if err != nil {
 		panic(err) // an entry always marshals
 	}
-	b.text = append(append(b.text, line...), '\n')
-	b.entries++
+	return append(text, line...)
 }
 
 // fill adds what queue has, until there are most.
