@@ -9,27 +9,27 @@ package module
 
 import "fmt"
 
-// Limits of a module. Those that are not about memory are the ones that browsers agreed on in the WebAssembly
-// JavaScript Interface 2.0, "Implementation-defined limits", some of them lower: they bound the compiler's work.
+// Limits of a module: they bound what reading, compiling and running it can cost. Compilers stay far below most of them.
 const (
-	MaxSize       = 64 << 20 // bytes of a module
-	MaxTypes      = 16384
-	MaxFunctions  = 100_000 // declared and imported
-	MaxGlobals    = 16384
-	MaxExports    = 16384
-	MaxImports    = 1024
-	MaxSegments   = 100_000 // of data, and of elements
-	MaxTables     = 64
-	MaxTableSize  = 1 << 20 // elements of one table at the start
-	MaxParams     = 128     // of a function, and its results
-	MaxLocals     = 10_000  // of a function, parameters aside
-	MaxBody       = 4 << 20 // bytes of a function
-	MaxDepth      = 1024    // of nested blocks
-	MaxBranches   = 16384   // of one br_table
-	MaxName       = 4096    // bytes of the name of an import or export
-	PageSize      = 65536   // bytes of a page of linear memory
-	maxNames      = 1 << 20 // bytes of the name section that is kept
-	maxNamesEntry = 512     // bytes of one name in it
+	PageSize     = 65536     // bytes of a page of linear memory
+	MaxSize      = 64 << 20  // bytes of a module
+	MaxTypes     = 16384     // function types
+	MaxImports   = 1024      // imported functions
+	MaxFunctions = 100_000   // functions of the module's own
+	MaxTables    = 64        // tables
+	MaxElements  = 1 << 17   // elements of all tables together, also after table.grow
+	MaxGlobals   = 16384     // globals
+	MaxExports   = 16384     // exports
+	MaxSegments  = 100_000   // data segments, and as many element segments
+	MaxParams    = 1000      // parameters of a function, and as many results
+	MaxLocals    = 50_000    // variables of a function, parameters aside
+	MaxBody      = 7_654_321 // bytes of a function
+	MaxDepth     = 50_000    // of nested blocks
+	MaxBranches  = 65520     // targets of one br_table
+	MaxName      = 4096      // bytes of the name of an import or export
+	maxPages     = 65536     // of a memory
+	maxNames     = 1 << 20   // bytes of the name section that is kept
+	maxFunction  = 512       // bytes of one name in it
 )
 
 // Error says why a module is refused.
@@ -144,17 +144,4 @@ const (
 type Global struct {
 	Name string    `json:"name"` // of the export
 	Type ValueType `json:"type"`
-}
-
-// Instrumented is a module that can be interrupted and whose state can be read and set.
-type Instrumented struct {
-	Wasm    []byte
-	Epoch   string   // name of the exported mutable i32 global: not zero asks for a call of yield
-	Globals []Global // every mutable global of a numeric type, the epoch aside
-}
-
-// Snapshot is the state to bake into a module.
-type Snapshot struct {
-	Pages   uint32   // size of the memory
-	Globals []uint64 // bits of the values of Instrumented.Globals, in their order
 }
