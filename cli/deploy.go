@@ -19,8 +19,8 @@ import (
 
 // settingFlags are the settings that have a flag of their own; --set takes any.
 var settingFlags = []struct{ flag, field, usage string }{
-	{"runtime", "runtime", "what runs it: python or nodejs (the latest), python3.N, nodejsNN, go, http or exec; found out when absent"},
-	{"handler", "handler", "module.function (python), module.export (nodejs) or path of the executable (go)"},
+	{"runtime", "runtime", "what runs it: python or nodejs (the latest), python3.N, nodejsNN, go, wasm, http or exec; found out when absent"},
+	{"handler", "handler", "module.function (python), module.export (nodejs) or path of the executable (go) or module (wasm)"},
 	{"memory", "memory", "MiB"},
 	{"cpu", "cpu", "thousandths of a core"},
 	{"timeout", "timeouts.total", "from acceptance to the last byte, such as 30s"},
@@ -32,7 +32,7 @@ func (a *app) deploy() *cobra.Command {
 		Short: "Deploy a directory, or a tar, tar.gz or zip archive",
 		Long: "Deploy a directory, or a tar, tar.gz or zip archive, as a function.\n\n" +
 			"A directory may hold a " + manifestName + " with the function's name and settings; flags overrule it. The platform\n" +
-			"installs what a lock file names, and compiles Go and TypeScript. The new revision serves as soon as it is ready;\n" +
+			"installs what a lock file names, and compiles Go, TypeScript and WebAssembly. The new revision serves as soon as it is ready;\n" +
 			"until then, and if it fails, the one before does.",
 		Args: arg("directory or archive"),
 	}

@@ -80,26 +80,36 @@ func find(v reflect.Value, field []string) (reflect.Value, error) {
 
 // detectRuntime tells the runtime of the code in dir by its files.
 func detectRuntime(dir string) (string, error) {
+	has := func(pattern string) string {
+		files, _ := filepath.Glob(filepath.Join(escapeGlob(dir), pattern)) // the patterns are valid
+		if len(files) == 0 {
+			return ""
+		}
+		return filepath.Base(files[0])
+	}
+	if has("asconfig.json") != "" { // it has a package.json beside it
+		return "wasm", nil
+	}
 	found := map[string]string{}
 	for _, kind := range []struct{ pattern, runtime string }{
 		{"*.py", "python"}, {"go.mod", "go"}, {"main.go", "go"},
 		{"index.mjs", "nodejs"}, {"index.js", "nodejs"}, {"index.cjs", "nodejs"}, {"index.ts", "nodejs"}, {"package.json", "nodejs"},
 	} {
-		files, err := filepath.Glob(filepath.Join(escapeGlob(dir), kind.pattern))
-		if err != nil {
-			return "", err
-		}
-		if len(files) > 0 {
-			found[kind.runtime] = filepath.Base(files[0])
+		if file := has(kind.pattern); file != "" {
+			found[kind.runtime] = file
 		}
 	}
 	runtimes := slices.Sorted(maps.Keys(found))
 	switch len(runtimes) {
 	case 0:
-		if _, err := os.Stat(filepath.Join(dir, "index.html")); err == nil {
-			return "static", nil
+		for _, kind := range []struct{ pattern, runtime string }{
+			{"index.html", "static"}, {"main.wasm", "wasm"}, {"*.c", "wasm"}, {"Cargo.toml", "wasm"}, {"main.rs", "wasm"}, {"lib.rs", "wasm"},
+		} {
+			if has(kind.pattern) != "" {
+				return kind.runtime, nil
+			}
 		}
-		return "", lambent.Errorf(lambent.CodeInvalidRequest, "%s has neither Python nor Node.js nor Go files, nor an index.html", dir).
+		return "", lambent.Errorf(lambent.CodeInvalidRequest, "%s has neither source in Python, Node.js, Go, C or Rust, nor a main.wasm or index.html", dir).
 			WithHint("say what runs it with --runtime, or begin with: lambent init DIR")
 	case 1:
 		return runtimes[0], nil

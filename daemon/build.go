@@ -9,6 +9,7 @@ import (
 	"lambent/builder/golang"
 	nodejs "lambent/builder/node" // node is taken
 	"lambent/builder/python"
+	"lambent/builder/wasm"
 	"lambent/executor"
 )
 
@@ -20,7 +21,7 @@ func (n *node) openBuilds(runner executor.Runner) (err error) {
 	n.builds, err = builder.New(builder.Options{
 		Dir: n.cfg.path("layers"), Code: n.code, Runner: runner, Root: n.tiers.Root, Egress: n.cfg.BuildEgress, Env: env, Logger: n.log,
 		Builders: map[string]builder.Builder{
-			"python3.": python.Builder{}, "nodejs": nodejs.Builder{}, "go": golang.Builder{},
+			"python3.": python.Builder{}, "nodejs": nodejs.Builder{}, "go": golang.Builder{}, "wasm": wasm.Builder{},
 			"http": nodejs.Builder{}, "exec": nodejs.Builder{}, // node_modules is found by any program; packages of Python are not
 		},
 	})

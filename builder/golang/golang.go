@@ -37,13 +37,14 @@ var _ builder.Builder = Builder{}
 var Compiled = "/usr/local/lib/lambent/go"
 
 const (
-	// common takes the program go as its first argument, and the compiled standard library or "" as its second.
-	// A cache of compiled packages is made of links: new ones are written beside them.
+	// common takes the program go as its first argument, the compiled standard library or "" as its second, then what to
+	// compile for. A cache of compiled packages is made of links: new ones are written beside them.
 	common = `
 go=$1
 compiled=$2
-shift 2
-export CGO_ENABLED=0 GOOS=linux GOTOOLCHAIN=local GOTELEMETRY=off GOENV=off GOMODCACHE=/work/modules GOFLAGS=-modcacherw GOCACHE=/work/packages
+export GOOS=$3 GOARCH=$4
+shift 4
+export CGO_ENABLED=0 GOTOOLCHAIN=local GOTELEMETRY=off GOENV=off GOMODCACHE=/work/modules GOFLAGS=-modcacherw GOCACHE=/work/packages
 build() {
 	"$go" build -trimpath -buildvcs=false '-ldflags=-s -w -buildid=' "$@"
 }
@@ -72,7 +73,7 @@ if [ -e /work/modules/cache/download ]; then
 	mv /work/modules/cache/download /work/out/modules
 fi
 `
-	// compile takes what the program is called, and what to build.
+	// compile takes what the program is called, its mode, and what to build.
 	compile = common + `
 if [ -e ` + builder.LayerDir + `/packages ]; then
 	cp -rs ` + builder.LayerDir + `/packages/. /work/packages/
@@ -81,13 +82,38 @@ if [ -e ` + builder.LayerDir + `/modules ]; then
 	export GOPROXY="file://` + builder.LayerDir + `/modules,${GOPROXY:-$("$go" env GOPROXY)}"
 fi
 program=$1
-shift
-build -o "/work/out/$program" "$@"
+mode=$2
+shift 2
+build -buildmode="$mode" -o "/work/out/$program" "$@"
 `
 )
 
+// Target is what a program is compiled for.
+type Target struct {
+	OS, Arch string // as GOOS and GOARCH
+	Mode     string // of go build -buildmode
+}
+
+var (
+	host = Target{"linux", runtime.GOARCH, "default"}
+	// WebAssembly, as a program and as a library.
+	WASICommand = Target{"wasip1", "wasm", "default"}
+	WASIReactor = Target{"wasip1", "wasm", "c-shared"}
+)
+
+// suffix is what the name of the compiled standard library ends in.
+func (t Target) suffix() string {
+	if t.OS == host.OS {
+		return ""
+	}
+	return "-" + t.OS
+}
+
 // Plan implements builder.Builder. A directory without Go's source holds a program that is built already.
-func (Builder) Plan(src builder.Source) (*builder.Plan, error) {
+func (Builder) Plan(src builder.Source) (*builder.Plan, error) { return Plan(src, host) }
+
+// Plan is how to compile a source for t.
+func Plan(src builder.Source, t Target) (*builder.Plan, error) {
 	module, _, err := src.Read("go.mod")
 	if err != nil {
 		return nil, err
@@ -105,20 +131,20 @@ func (Builder) Plan(src builder.Source) (*builder.Plan, error) {
 	program, version := find()
 	if program == "" {
 		return nil, lambent.Errorf(lambent.CodeTierUnavailable, "this node cannot build Go: it has no Go in /usr").
-			WithHint("install Go in /usr/local/go; or deploy a directory with the built program: CGO_ENABLED=0 GOOS=linux GOARCH=%s go build -o %s", runtime.GOARCH, src.Handler)
+			WithHint("install Go in /usr/local/go; or deploy a directory with the built program: CGO_ENABLED=0 GOOS=%s GOARCH=%s go build -buildmode=%s -o %s", t.OS, t.Arch, t.Mode, src.Handler)
 	}
-	compiled := path.Join(Compiled, version)
+	compiled := path.Join(Compiled, version+t.suffix())
 	if _, err := os.Stat(compiled); err != nil {
 		compiled = ""
 	}
 	p := &builder.Plan{
-		Build: &builder.Step{Key: builder.Key("go", version, src.Digest), Script: compile, Args: append([]string{program, compiled, src.Handler}, what...)},
+		Build: &builder.Step{Key: builder.Key("go", version, src.Digest), Script: compile, Args: append([]string{program, compiled, t.OS, t.Arch, src.Handler, t.Mode}, what...)},
 		Drop:  func(name string) bool { return name == src.Handler || isGo(name) },
 	}
-	layer := &builder.Step{Key: builder.Key("go", version), Files: []string{}, Script: prepare, Args: []string{program, compiled}}
+	layer := &builder.Step{Key: builder.Key("go", version), Files: []string{}, Script: prepare, Args: []string{program, compiled, t.OS, t.Arch}}
 	if sums != "" && !src.Has("vendor") && !localRE.MatchString(module) {
 		layer.Key, layer.Files = builder.Key(layer.Key, requirements(module), sums), []string{"go.mod", "go.sum"}
-		layer.Args = append(layer.Args, imports(src.FS, module)...)
+		layer.Args = append(layer.Args, imports(src.FS, module, t)...)
 	}
 	if compiled == "" || len(layer.Files) > 0 {
 		p.Layer = layer
@@ -136,13 +162,13 @@ var (
 const maxImports = 32 << 10
 
 // imports lists what the program imports of other modules. What cannot be read is left out: the compiler tells.
-func imports(src fs.FS, module string) []string {
+func imports(src fs.FS, module string, t Target) []string {
 	own := "lambent" // anything
 	if m := moduleRE.FindStringSubmatch(module); m != nil {
 		own = m[1]
 	}
 	files := build.Context{
-		GOOS: "linux", GOARCH: runtime.GOARCH, Compiler: "gc", ReleaseTags: build.Default.ReleaseTags,
+		GOOS: t.OS, GOARCH: t.Arch, Compiler: "gc", ReleaseTags: build.Default.ReleaseTags,
 		JoinPath: path.Join,
 		IsDir: func(name string) bool {
 			info, err := fs.Stat(src, name)

@@ -25,11 +25,11 @@ func TestPlan(t *testing.T) {
 		t.Errorf("a program that is built: %+v", p)
 	}
 	p := plan(map[string]string{"main.go": "", "count.go": "", "count_test.go": ""})
-	if got := p.Build.Args[2:]; !slices.Equal(got, []string{"bin/server", "./count.go", "./main.go"}) {
+	if got := p.Build.Args[4:]; !slices.Equal(got, []string{"bin/server", "default", "./count.go", "./main.go"}) {
 		t.Errorf("without a module %v", got)
 	}
 	p = plan(map[string]string{"go.mod": "module x\n", "main.go": ""})
-	if got := p.Build.Args[2:]; !slices.Equal(got, []string{"bin/server", "."}) {
+	if got := p.Build.Args[4:]; !slices.Equal(got, []string{"bin/server", "default", "."}) {
 		t.Errorf("a module %v", got)
 	}
 	for name, dropped := range map[string]bool{
@@ -53,7 +53,7 @@ func TestPlan(t *testing.T) {
 		"secret/secret.txt": "x",
 	}
 	layer := plan(source).Layer
-	if got := layer.Args[2:]; !slices.Equal(got, []string{"-o.test/x", "a.test/x/elsewhere", "b.test/y", "b.test/y/z"}) {
+	if got := layer.Args[4:]; !slices.Equal(got, []string{"-o.test/x", "a.test/x/elsewhere", "b.test/y", "b.test/y/z"}) {
 		t.Errorf("imports %q", got)
 	}
 	if !slices.Equal(layer.Files, []string{"go.mod", "go.sum"}) {
@@ -62,7 +62,7 @@ func TestPlan(t *testing.T) {
 	for name, text := range map[string]string{"vendor/modules.txt": "", "go.mod": source["go.mod"] + "replace b.test/y => ./lib\n"} {
 		local := maps.Clone(source)
 		local[name] = text
-		if p := plan(local); p.Layer != nil && (p.Layer.Files == nil || len(p.Layer.Files)+len(p.Layer.Args) > 2) {
+		if p := plan(local); p.Layer != nil && (p.Layer.Files == nil || len(p.Layer.Files)+len(p.Layer.Args) > 4) {
 			t.Errorf("with %s the layer sees %q and gets %q", name, p.Layer.Files, p.Layer.Args)
 		}
 	}
