@@ -143,39 +143,53 @@ func (v value) words(t testing.TB) []uint64 {
 	return []uint64{binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])}
 }
 
-// pair is a module as it was and the same instrumented, whose epoch always asks for a yield.
+// pair is a module as it was and the same instrumented, whose epoch asks for the first hundred yields of each call.
 type pair struct {
 	original, changed api.Module
+	epoch             api.MutableGlobal
 	memory            bool
 }
 
-func (p pair) invoke(ctx context.Context, field string, args []uint64) (want, got string) {
+func (p *pair) invoke(ctx context.Context, field string, args []uint64) (want, got string) {
 	call := func(m api.Module) string {
 		f := m.ExportedFunction(field)
 		if f == nil {
 			return "no function"
 		}
 		results, err := f.Call(ctx, args...)
+		for i, typ := range f.Definition().ResultTypes() {
+			if typ == api.ValueType(module.FuncRef) && results != nil {
+				results[i] = min(results[i], 1) // else an address
+			}
+		}
 		text, _, _ := strings.Cut(fmt.Sprint(err), "\n")
 		return fmt.Sprint(results, " ", text)
 	}
+	p.epoch.Set(1)
 	return call(p.original), call(p.changed)
 }
 
-func newPair(t testing.TB, wasm []byte, yields *int) (p pair, ok bool) {
-	m, err := module.Parse(wasm)
-	if err != nil {
-		return p, false
-	}
-	start := func(wasm []byte) (wazero.Runtime, api.Module, error) {
-		r := wazero.NewRuntimeWithConfig(t.Context(), artefact.Config(nil))
-		t.Cleanup(func() { r.Close(context.Background()) })
-		host := r.NewHostModuleBuilder(module.YieldModule)
-		host.NewFunctionBuilder().WithFunc(func() { *yields++ }).Export(module.YieldName)
+// engines run the modules of one file, one those as they were and one the instrumented ones.
+type engines struct {
+	original, changed wazero.Runtime
+	asked             api.MutableGlobal // epoch of the module that runs
+	yields            int
+}
+
+func newEngines(t testing.TB) *engines {
+	e := &engines{}
+	for _, r := range []*wazero.Runtime{&e.original, &e.changed} {
+		*r = wazero.NewRuntimeWithConfig(t.Context(), artefact.Config(nil))
+		host := (*r).NewHostModuleBuilder(module.YieldModule)
+		host.NewFunctionBuilder().WithFunc(func() {
+			if e.yields++; e.yields%100 == 0 {
+				e.asked.Set(0)
+			}
+		}).Export(module.YieldName)
 		if _, err := host.Instantiate(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		host = r.NewHostModuleBuilder("spectest")
+		host = (*r).NewHostModuleBuilder("spectest")
 		host.NewFunctionBuilder().WithFunc(func() {}).Export("print")
 		host.NewFunctionBuilder().WithFunc(func(int32) {}).Export("print_i32")
 		host.NewFunctionBuilder().WithFunc(func(int64) {}).Export("print_i64")
@@ -186,19 +200,33 @@ func newPair(t testing.TB, wasm []byte, yields *int) (p pair, ok bool) {
 		if _, err := host.Instantiate(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		mod, err := r.Instantiate(t.Context(), wasm)
-		return r, mod, err
 	}
-	if _, p.original, err = start(wasm); err != nil {
-		return p, false // imports of other modules, or a start that traps
+	return e
+}
+
+func (e *engines) close() {
+	e.original.Close(context.Background())
+	e.changed.Close(context.Background())
+}
+
+func (e *engines) load(t testing.TB, wasm []byte) (p *pair, ok bool) {
+	m, err := module.Parse(wasm)
+	if err != nil {
+		return nil, false
+	}
+	p = &pair{memory: m.Facts().Memory != nil}
+	config := wazero.NewModuleConfig().WithName("")
+	if p.original, err = e.original.InstantiateWithConfig(t.Context(), wasm, config); err != nil {
+		return nil, false // imports of other modules, or a start that traps
 	}
 	in := m.Instrument()
-	if _, p.changed, err = start(in.Wasm); err != nil {
+	if p.changed, err = e.changed.InstantiateWithConfig(t.Context(), in.Wasm, config); err != nil {
 		t.Fatal(err)
 	}
-	p.memory = m.Facts().Memory != nil
-	p.changed.ExportedGlobal(in.Epoch).(api.MutableGlobal).Set(1)
+	p.epoch = p.changed.ExportedGlobal(in.Epoch).(api.MutableGlobal)
 	if in.Start != "" {
+		e.asked = p.epoch
+		p.epoch.Set(1)
 		if _, err := p.changed.ExportedFunction(in.Start).Call(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -206,7 +234,7 @@ func newPair(t testing.TB, wasm []byte, yields *int) (p pair, ok bool) {
 	return p, true
 }
 
-func (p pair) same(t testing.TB) {
+func (p *pair) same(t testing.TB) {
 	if !p.memory {
 		return
 	}
@@ -231,11 +259,14 @@ func TestSuiteBehaves(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Run(filepath.Base(path), func(t *testing.T) {
-			named, now, usable := map[string]pair{}, pair{}, false
+			e := newEngines(t)
+			defer e.close()
+			defer func() { yields += e.yields }()
+			named, now, usable := map[string]*pair{}, (*pair)(nil), false
 			for _, c := range script.Commands {
 				switch c.Type {
 				case "module":
-					if now, usable = newPair(t, read(t, filepath.Join(filepath.Dir(path), c.Filename)), &yields); usable {
+					if now, usable = e.load(t, read(t, filepath.Join(filepath.Dir(path), c.Filename))); usable {
 						modules++
 						named[c.Name] = now
 					} else {
@@ -254,6 +285,7 @@ func TestSuiteBehaves(t *testing.T) {
 						args = append(args, a.words(t)...)
 					}
 					calls++
+					e.asked = p.epoch
 					if want, got := p.invoke(t.Context(), c.Action.Field, args); want != got {
 						t.Errorf("%s%v: %s as it was, %s instrumented", c.Action.Field, args, want, got)
 					}
