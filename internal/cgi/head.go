@@ -34,11 +34,10 @@ func (h *Head) Write(p []byte) (body []byte, ok bool, err error) {
 		if !header {
 			return h.plain(p), true, nil
 		}
-		head, body, ok := cutHead(p)
-		if ok {
-			return body, true, h.parse(head)
+		if head, body, ok := cutHead(p[:min(len(p), maxHead)]); ok {
+			return p[body:], true, h.parse(head)
 		}
-		if len(p) > maxHead {
+		if len(p) >= maxHead {
 			return nil, false, fmt.Errorf("its header has no end within %d KiB", maxHead>>10)
 		}
 	}
@@ -56,15 +55,19 @@ func (h *Head) End() (body []byte, err error) {
 	return h.plain(h.held), nil
 }
 
-// plain makes the head of an answer without a header. Text is never taken for HTML: what a program echoes of its
-// input must not become somebody's script.
 func (h *Head) plain(body []byte) []byte {
+	h.Status, h.Header = http.StatusOK, Plain(body)
+	return body
+}
+
+// Plain is the header of an answer that begins with body and has none of its own. Text is never taken for HTML: what a
+// program echoes of its input must not become somebody's script.
+func Plain(body []byte) []Field {
 	kind := http.DetectContentType(body)
 	if strings.HasPrefix(kind, "text/") {
 		kind = "text/plain; charset=utf-8"
 	}
-	h.Status, h.Header = http.StatusOK, []Field{{"Content-Type", kind}}
-	return body
+	return []Field{{"Content-Type", kind}}
 }
 
 func (h *Head) parse(head []byte) error {
@@ -134,15 +137,15 @@ func beginsWithField(b []byte) (header, sure bool) {
 	return false, sure
 }
 
-// cutHead cuts b behind the empty line that ends a header.
-func cutHead(b []byte) (head, body []byte, ok bool) {
+// cutHead finds the head, which ends in an empty line, and where the body begins behind that.
+func cutHead(b []byte) (head []byte, body int, ok bool) {
 	for at := 0; ; {
 		end := bytes.IndexByte(b[at:], '\n')
 		if end < 0 {
-			return nil, nil, false
+			return nil, 0, false
 		}
 		if line := b[at : at+end]; len(line) == 0 || string(line) == "\r" {
-			return b[:at], b[at+end+1:], true
+			return b[:at], at + end + 1, true
 		}
 		at += end + 1
 	}

@@ -6,7 +6,7 @@
 // as the runtime exec does it, and shares its code.
 //
 // A reactor exports handle, which is called once for each request, and imports the functions of the module [Module];
-// docs/guide/wasm.md has them. It may use WASI as well, where its stdout is a log, too.
+// docs/wasm-abi.md has them. It may use WASI as well, where its stdout is a log, too.
 //
 // A guest's code is hostile. It gets no descriptor but these three, no file, no socket, no name of another. All that it can
 // change outside of its own memory is in its [Call], which no other request ever sees.
@@ -76,6 +76,13 @@ type Call struct {
 	Yield func()
 
 	context callContext
+	closed  [3]bool // by descriptor, as the next one
+	logs    [3]lines
+	tail    []byte // the end of stderr
+	ended   bool   // the body is
+	taken   int64  // of the body
+	answer  answer
+	environ environ
 }
 
 // callContext carries a Call without a value of its own to be made for it.
@@ -100,3 +107,28 @@ func With(ctx context.Context, c *Call) context.Context {
 	c.context = callContext{ctx, c}
 	return &c.context
 }
+
+// from finds the call of a host function. It panics where there is none, which is a mistake of ours.
+func from(ctx context.Context) *Call {
+	if c, ok := ctx.(*callContext); ok {
+		return c.call
+	}
+	return ctx.Value(callKey{}).(*Call)
+}
+
+func (c *Call) block(wait func()) {
+	if c.Block == nil {
+		wait()
+		return
+	}
+	c.Block(wait)
+}
+
+func (c *Call) yield() {
+	if c.Yield != nil {
+		c.Yield()
+	}
+}
+
+// initialising tells that there is no request.
+func (c *Call) initialising() bool { return c.Method == "" }

@@ -1,0 +1,174 @@
+package abi
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+
+	"lambent/executor/wasm/internal/module"
+)
+
+// host is one wazero runtime for all tests.
+var host = sync.OnceValues(func() (wazero.Runtime, error) {
+	r := wazero.NewRuntime(context.Background())
+	return r, Instantiate(context.Background(), r)
+})
+
+// guest is a compiled module.
+type guest struct {
+	compiled wazero.CompiledModule
+	kind     Kind
+}
+
+func compile(t testing.TB, binary []byte) *guest {
+	t.Helper()
+	r, err := host()
+	if err != nil {
+		t.Fatal(err)
+	}
+	compiled, err := r.CompileModule(t.Context(), binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kind, err := KindOf(factsOf(compiled))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &guest{compiled, kind}
+}
+
+// factsOf asks wazero for what KindOf looks at.
+func factsOf(m wazero.CompiledModule) module.Facts {
+	of := func(f api.FunctionDefinition) module.FuncType {
+		var out module.FuncType
+		for _, p := range f.ParamTypes() {
+			out.Params = append(out.Params, module.ValueType(p))
+		}
+		for _, p := range f.ResultTypes() {
+			out.Results = append(out.Results, module.ValueType(p))
+		}
+		return out
+	}
+	var facts module.Facts
+	for _, f := range m.ImportedFunctions() {
+		from, name, _ := f.Import()
+		facts.Imports = append(facts.Imports, module.Import{Module: from, Name: name, Type: of(f)})
+	}
+	for name, f := range m.ExportedFunctions() {
+		facts.Exports = append(facts.Exports, module.Export{Name: name, Kind: module.KindFunc, Type: of(f)})
+	}
+	if len(m.ExportedMemories()) > 0 {
+		facts.Memory = &module.Memory{}
+	}
+	return facts
+}
+
+// result is what came of a call.
+type result struct {
+	status int
+	header []Field
+	length int64
+	body   strings.Builder
+	writes int
+	log    strings.Builder
+	err    error
+}
+
+func (r *result) get(name string) string {
+	var values []string
+	for _, f := range r.header {
+		if f.Name == name {
+			values = append(values, f.Value)
+		}
+	}
+	return strings.Join(values, "|")
+}
+
+// on lets c tell r.
+func (r *result) on(c *Call) {
+	c.Respond = func(status int, header []Field, length int64) error {
+		if r.status != 0 {
+			panic("Respond was called twice")
+		}
+		r.status, r.header, r.length = status, header, length
+		return nil
+	}
+	c.Write = func(p []byte) (int, error) {
+		if r.status == 0 {
+			panic("Write was called before Respond")
+		}
+		r.writes++
+		return r.body.Write(p)
+	}
+	c.Log = func(stream string, p []byte) { fmt.Fprintf(&r.log, "%s: %s", stream, p) }
+}
+
+// run makes a fresh instance and runs c in it.
+func (g *guest) run(t testing.TB, c *Call) *result {
+	t.Helper()
+	r := &result{}
+	if c.Respond == nil {
+		r.on(c)
+	}
+	rt, err := host()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Kind = g.kind
+	instance, err := rt.InstantiateModule(t.Context(), g.compiled, wazero.NewModuleConfig().WithName("").WithStartFunctions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer instance.Close(t.Context())
+	if f := instance.ExportedFunction(Initialize); f != nil && g.kind == Reactor {
+		start := &Call{Kind: g.kind}
+		_, err := f.Call(With(t.Context(), start))
+		if err := start.Finish(err); err != nil {
+			t.Fatal("initialisation:", err)
+		}
+	}
+	_, err = instance.ExportedFunction(g.kind.Entry()).Call(With(t.Context(), c))
+	r.err = c.Finish(err)
+	return r
+}
+
+// tool runs a compiler in a folder.
+func tool(t testing.TB, env []string, dir string, argv ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, out)
+	}
+}
+
+func read1(t testing.TB, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func body(s string) io.Reader { return strings.NewReader(s) }
+
+func TestGoCommand(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "a.wasm")
+	tool(t, []string{"GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0"}, "testdata/golang", "go", "build", "-o", out, "main.go")
+	g := compile(t, read1(t, out))
+	for _, path := range []string{"/hello", "/echo?a=b", "/count", "/big?100", "/teapot", "/env", "/log", "/sleep", "/exit", "/panic", "/nothing"} {
+		r := g.run(t, &Call{Method: "POST", Target: path, Host: "example.com", Proto: "HTTP/1.1", Length: -1,
+			Header: []Field{{Name: "X-Tag", Value: "1"}, {Name: "Content-Type", Value: "text/x"}}, Body: body("the body"), Env: []string{"COLOUR=blue"}})
+		t.Log(path, r.status, r.header, r.length, r.body.Len(), r.body.String()[:min(40, r.body.Len())], r.log.String(), r.err)
+	}
+}
