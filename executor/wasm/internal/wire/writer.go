@@ -1,0 +1,256 @@
+package wire
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxQueued is how many bytes may wait for the socket before those who add to them wait too.
+	maxQueued = 1 << 20
+	// patience is how long the peer may take to read what waits.
+	patience = 10 * time.Second
+	// turns is how often one who writes goes on for the others.
+	turns = 4
+)
+
+// writer writes frames. Who finds it idle writes himself, and then what others have queued meanwhile; who finds it busy
+// queues. So one request alone has no other goroutine between it and the socket, and many share their system calls.
+// Nobody waits for the socket: when it is full, a goroutine takes over.
+type writer struct {
+	conn *net.UnixConn
+	raw  syscall.RawConn
+	try  func(fd uintptr) bool // made once
+
+	// What try writes, and what came of it; for who has set busy.
+	out   []byte
+	wrote int
+	fault error
+
+	mu     sync.Mutex
+	busy   bool          // somebody writes
+	queue  []byte        // what is to be written next
+	lent   bool          // what is written now was the queue
+	spare  []byte        // memory for the next queue
+	claims int           // of those who wait to write alone
+	free   sync.Cond     // busy has become false
+	room   chan struct{} // closed when the queue has become short; nil when nobody waits
+	err    error         // why nothing can be written any more
+	failed func(error)   // told of err, once
+}
+
+func newWriter(conn *net.UnixConn, failed func(error)) (*writer, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	w := &writer{conn: conn, raw: raw, failed: failed}
+	w.free.L = &w.mu
+	w.try = func(fd uintptr) bool {
+		w.wrote, w.fault = unix.Write(int(fd), w.out)
+		return w.fault != unix.EINTR
+	}
+	return w, nil
+}
+
+// send writes frames, or copies them to the queue. They are lost when the connection is: its reader tells who waits.
+func (w *writer) send(p []byte) {
+	w.mu.Lock()
+	if w.busy || w.err != nil {
+		w.hold(p)
+		w.mu.Unlock()
+		return
+	}
+	w.busy = true
+	if len(w.queue) > 0 {
+		w.queue = append(w.queue, p...)
+		p = w.swap()
+	}
+	w.mu.Unlock()
+	w.drain(p)
+}
+
+// add queues frames, to go out with the next that are sent, or with flush.
+func (w *writer) add(p []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hold(p)
+}
+
+func (w *writer) hold(p []byte) {
+	if w.err == nil {
+		w.queue = append(w.queue, p...)
+	}
+}
+
+// flush writes what is queued.
+func (w *writer) flush() {
+	w.mu.Lock()
+	if w.busy || len(w.queue) == 0 {
+		w.mu.Unlock()
+		return
+	}
+	w.busy = true
+	p := w.swap()
+	w.mu.Unlock()
+	w.drain(p)
+}
+
+// await waits until the queue is short, or stop is closed.
+func (w *writer) await(stop <-chan struct{}) {
+	w.mu.Lock()
+	for len(w.queue) > maxQueued && w.err == nil {
+		if w.room == nil {
+			w.room = make(chan struct{})
+		}
+		room := w.room
+		w.mu.Unlock()
+		select {
+		case <-room:
+		case <-stop:
+			return
+		}
+		w.mu.Lock()
+	}
+	w.mu.Unlock()
+}
+
+// sendFiles writes a frame with descriptors, alone: they belong to its first byte. It waits for the socket.
+func (w *writer) sendFiles(p []byte, files []*os.File) error {
+	fds := make([]int, len(files))
+	for i, f := range files {
+		fds[i] = int(f.Fd())
+	}
+	defer runtime.KeepAlive(files)
+	w.mu.Lock()
+	w.claims++
+	for w.busy && w.err == nil {
+		w.free.Wait()
+	}
+	w.claims--
+	if w.err != nil {
+		defer w.mu.Unlock()
+		return w.err
+	}
+	w.busy = true
+	before := w.swap()
+	w.mu.Unlock()
+	err := w.block(before, nil)
+	if err == nil {
+		err = w.block(p, unix.UnixRights(fds...))
+	}
+	if err != nil {
+		w.fail(err)
+		return err
+	}
+	if p := w.more(nil); p != nil {
+		w.drain(p)
+	}
+	return nil
+}
+
+// swap takes the queue. The caller holds mu and has set busy.
+func (w *writer) swap() []byte {
+	p := w.queue
+	w.queue, w.spare, w.lent = w.spare[:0], nil, true
+	if w.room != nil {
+		close(w.room)
+		w.room = nil
+	}
+	return p
+}
+
+// drain writes p, and then what is queued. busy is the caller's, and is given up.
+func (w *writer) drain(p []byte) {
+	for range turns {
+		w.out = p
+		err := w.raw.Write(w.try)
+		w.out = nil
+		if err == nil && w.fault != nil && w.fault != unix.EAGAIN {
+			err = w.fault
+		}
+		if err != nil {
+			w.fail(err)
+			return
+		}
+		if rest := p[max(w.wrote, 0):]; len(rest) > 0 {
+			if !w.lent {
+				rest = bytes.Clone(rest)
+			}
+			go w.finish(rest)
+			return
+		}
+		if p = w.more(p); p == nil {
+			return
+		}
+	}
+	go w.finish(p)
+}
+
+// finish does what drain does, and waits for the socket.
+func (w *writer) finish(p []byte) {
+	for p != nil {
+		if err := w.block(p, nil); err != nil {
+			w.fail(err)
+			return
+		}
+		p = w.more(p)
+	}
+}
+
+// block writes p, the first byte with rights, and waits for the socket.
+func (w *writer) block(p, rights []byte) error {
+	err := w.conn.SetWriteDeadline(time.Now().Add(patience))
+	if err == nil && len(rights) > 0 {
+		var n int
+		n, _, err = w.conn.WriteMsgUnix(p, rights, nil)
+		p = p[n:]
+	}
+	if err == nil && len(p) > 0 {
+		_, err = w.conn.Write(p)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = violation("it has not read for %v", patience)
+	}
+	if err == nil {
+		err = w.conn.SetWriteDeadline(time.Time{}) // drain would fail at once when it is over
+	}
+	return err
+}
+
+// more gives what was queued while p was written, or gives busy up.
+func (w *writer) more(p []byte) []byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.lent && cap(p) <= maxQueued {
+		w.spare = p[:0]
+	}
+	w.lent = false
+	if w.claims == 0 && len(w.queue) > 0 {
+		return w.swap()
+	}
+	w.busy = false
+	w.free.Broadcast()
+	return nil
+}
+
+// fail ends the writing: what is sent from now on is dropped.
+func (w *writer) fail(err error) {
+	w.mu.Lock()
+	w.err, w.queue = err, nil
+	w.free.Broadcast()
+	if w.room != nil {
+		close(w.room)
+		w.room = nil
+	}
+	w.mu.Unlock()
+	w.failed(err)
+}
