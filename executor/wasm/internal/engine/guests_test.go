@@ -1,0 +1,35 @@
+package engine
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// built remembers modules for the whole run of the tests.
+var built sync.Map
+
+func buildOnce(t testing.TB, name string, build func(out string) *exec.Cmd) []byte {
+	t.Helper()
+	if wasm, ok := built.Load(name); ok {
+		return wasm.([]byte)
+	}
+	out := filepath.Join(t.TempDir(), "guest.wasm")
+	if text, err := build(out).CombinedOutput(); err != nil {
+		t.Fatalf("build of %s: %v\n%s", name, err, text)
+	}
+	wasm, err := os.ReadFile(out)
+	check(t, err)
+	built.Store(name, wasm)
+	return wasm
+}
+
+// cGuest is testdata/guest.c.
+func cGuest(t testing.TB) []byte {
+	return buildOnce(t, "guest.c", func(out string) *exec.Cmd {
+		return exec.Command("clang", "--target=wasm32", "-nostdlib", "-O2", "-mbulk-memory", "-Wl,--no-entry",
+			"-Wl,-z,stack-size=65536", "-o", out, "testdata/guest.c")
+	})
+}
