@@ -49,7 +49,7 @@ fresh: ## make up ONCE=1 on a minimal Debian, which proves what setup installs
 lint: ## go vet, golangci-lint (pinned) and generated files
 	@scripts/lint
 
-bench: bench-warm bench-cold bench-scale bench-deploy ## run every benchmark
+bench: bench-warm bench-cold bench-scale bench-deploy bench-wasm ## run every benchmark
 
 bench-warm: build ## throughput and added latency against a tuned ReverseProxy
 	go run ./test/bench $(if $(SHORT),-short) warm
@@ -63,6 +63,10 @@ bench-scale: build ## 100,000 registered functions
 bench-deploy: build ## deploys under load, with streams across every switch
 	go run ./test/bench $(if $(SHORT),-short) deploy
 
+bench-wasm: build ## the wasm tier against workerd, a ReverseProxy and nothing at all, and against guests that mean harm
+	@scripts/setup-bench
+	go run ./test/bench $(if $(SHORT),-short) wasm
+
 chaos: build ## break everything on purpose under load, and count on both sides what was lost; as root; SCENARIO=kill for one
 	go run ./test/chaos $(if $(SHORT),-short) $(or $(SCENARIO),upgrade deploy kill crash disk)
 
@@ -75,4 +79,4 @@ fuzz: ## fuzz each parser for a minute
 clean: ## remove what was built
 	rm -rf bin bench/out $(INSIDE)
 
-.PHONY: help setup build up test test-integration test-cgroup2 fresh lint bench bench-warm bench-cold bench-scale bench-deploy chaos soak fuzz clean
+.PHONY: help setup build up test test-integration test-cgroup2 fresh lint bench bench-warm bench-cold bench-scale bench-deploy bench-wasm chaos soak fuzz clean

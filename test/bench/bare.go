@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"net"
@@ -59,19 +58,12 @@ func timeBare(ctx context.Context, dir string, body []byte, env []string, argv .
 
 // once sends one request on a new connection.
 func once(ctx context.Context, t target) error {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, t.network, t.address)
+	c, err := dial(ctx, t, time.Now().Add(30*time.Second))
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
-		return err
-	}
-	if _, err := conn.Write(t.request); err != nil {
-		return err
-	}
-	status, err := readAnswer(bufio.NewReader(conn))
+	defer c.close()
+	status, _, err := c.call()
 	if err == nil && status != 200 {
 		err = fmt.Errorf("%s: status %d", t.name, status)
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -20,7 +19,7 @@ import (
 type target struct {
 	name, network, address string
 	request                []byte
-	pid                    int // of the process whose processor time counts; 0 for none
+	pids                   []int // of the processes whose processor time counts
 }
 
 // post makes the target of a POST; fields are further lines of its header.
@@ -33,8 +32,13 @@ func post(name, network, address, host, path string, body []byte, fields ...stri
 // function is the target of a POST of body to a function.
 func function(l *measure.Daemon, name string, body []byte) target {
 	t := post("lambent "+name, "tcp", l.Host, l.Host, "/fn/"+name+"/", body)
-	t.pid = l.PID()
+	t.pids = []int{l.PID()}
 	return t
+}
+
+// get makes the target of a GET.
+func get(name, address, path string) target {
+	return target{name: name, network: "tcp", address: address, request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, address)}
 }
 
 // fields gives the lines of a header.
@@ -51,7 +55,7 @@ type result struct {
 	failed   int
 	elapsed  time.Duration
 	times    []time.Duration // of each request, sorted
-	cpu      time.Duration   // that the target's process used
+	cpu      time.Duration   // that the target's processes used
 }
 
 // perRequest is the processor time of one request; it depends less on what else the machine does than rates do.
@@ -76,7 +80,7 @@ func load(ctx context.Context, t target, connections int, d time.Duration) (resu
 	var total result
 	var firstErr error
 	var wg sync.WaitGroup
-	used, err := cpuTime(t.pid)
+	used, err := measure.CPU(t.pids...)
 	if err != nil {
 		return total, err
 	}
@@ -97,60 +101,114 @@ func load(ctx context.Context, t target, connections int, d time.Duration) (resu
 	wg.Wait()
 	total.elapsed = time.Since(began)
 	slices.Sort(total.times)
-	after, err := cpuTime(t.pid)
+	after, err := measure.CPU(t.pids...)
 	total.cpu = after - used
 	return total, errors.Join(firstErr, err)
 }
 
-// cpuTime is what a process has used, in ticks of 10 ms; see proc_pid_stat(5).
-func cpuTime(pid int) (time.Duration, error) {
-	if pid == 0 {
-		return 0, nil
+// interleaved loads targets in turn, round by round, so that those of one round meet much the same machine. It gives their
+// results by target and round, without those of a first round, which warms up.
+func interleaved(ctx context.Context, targets []target, connections, rounds int, length time.Duration) ([][]result, error) {
+	results := make([][]result, len(targets))
+	for round := range rounds + 1 {
+		for i, t := range targets {
+			r, err := load(ctx, t, connections, length)
+			if err != nil {
+				return nil, err
+			}
+			if round > 0 {
+				results[i] = append(results[i], r)
+			}
+		}
 	}
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
+	return results, nil
+}
+
+// median is that of a figure of each result.
+func median(results []result, of func(result) float64) float64 {
+	figures := make([]float64, len(results))
+	for i, r := range results {
+		figures[i] = of(r)
 	}
-	_, rest, _ := strings.Cut(string(raw), ") ") // behind the name, which may hold spaces
-	fields := strings.Fields(rest)
-	var user, system int64
-	if _, err := fmt.Sscan(fields[11], &user); err != nil {
-		return 0, err
+	return measure.Median(figures)
+}
+
+// paired is the median over the rounds of what of makes of a figure of a and of b.
+func paired(a, b []result, figure func(result) float64, of func(a, b float64) float64) float64 {
+	each := make([]float64, len(a))
+	for i := range each {
+		each[i] = of(figure(a[i]), figure(b[i]))
 	}
-	if _, err := fmt.Sscan(fields[12], &system); err != nil {
-		return 0, err
+	return measure.Median(each)
+}
+
+func minus(a, b float64) float64 { return a - b }
+func over(a, b float64) float64  { return a / b }
+
+func (r result) p50() float64     { return us(r.quantile(0.5)) }
+func (r result) p99() float64     { return us(r.quantile(0.99)) }
+func (r result) perCall() float64 { return us(r.perRequest()) }
+
+func failures(results []result) (n int) {
+	for _, r := range results {
+		n += r.failed
 	}
-	return time.Duration(user+system) * 10 * time.Millisecond, nil
+	return n
 }
 
 func drive(ctx context.Context, t target, until time.Time) (r result, err error) {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, t.network, t.address)
+	c, err := dial(ctx, t, until.Add(10*time.Second))
 	if err != nil {
 		return r, err
 	}
-	defer conn.Close()
-	if err := conn.SetDeadline(until.Add(10 * time.Second)); err != nil {
-		return r, err
-	}
-	br := bufio.NewReaderSize(conn, 64<<10)
+	defer c.close()
 	for time.Now().Before(until) {
-		sent := time.Now()
-		if _, err := conn.Write(t.request); err != nil {
-			return r, fmt.Errorf("%s: %w", t.name, err)
-		}
-		status, err := readAnswer(br)
+		status, took, err := c.call()
 		if err != nil {
-			return r, fmt.Errorf("%s: %w", t.name, err)
+			return r, err
 		}
 		r.requests++
 		if status != 200 {
 			r.failed++
 		}
-		r.times = append(r.times, time.Since(sent))
+		r.times = append(r.times, took)
 	}
 	return r, nil
 }
+
+// caller is a connection to a target.
+type caller struct {
+	target
+	conn net.Conn
+	br   *bufio.Reader
+}
+
+// dial connects to t, for no longer than until.
+func dial(ctx context.Context, t target, until time.Time) (*caller, error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, t.network, t.address)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", t.name, err)
+	}
+	if err := conn.SetDeadline(until); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return &caller{t, conn, bufio.NewReaderSize(conn, 64<<10)}, nil
+}
+
+// call sends the request and reads the answer.
+func (c *caller) call() (status int, took time.Duration, err error) {
+	sent := time.Now()
+	if _, err := c.conn.Write(c.request); err != nil {
+		return 0, 0, fmt.Errorf("%s: %w", c.name, err)
+	}
+	if status, err = readAnswer(c.br); err != nil {
+		return 0, 0, fmt.Errorf("%s: %w", c.name, err)
+	}
+	return status, time.Since(sent), nil
+}
+
+func (c *caller) close() { _ = c.conn.Close() } // nothing is in it any more
 
 // readAnswer reads one answer with a Content-Length or in chunks, and forgets its body.
 func readAnswer(br *bufio.Reader) (status int, err error) {

@@ -1,7 +1,7 @@
 // Command bench measures Lambent against the figures that it promises, on this machine, side by side with
 // what it is compared to. It runs in the repository root, after make build:
 //
-//	go run ./test/bench [-short] warm|cold|scale|deploy
+//	go run ./test/bench [-short] warm|cold|scale|deploy|wasm
 package main
 
 import (
@@ -32,8 +32,10 @@ func main() {
 		exit(scale(ctx, *short))
 	case "deploy":
 		exit(measured(ctx, *short, deploys))
+	case "wasm":
+		exit(measured(ctx, *short, wasm))
 	}
-	fmt.Fprintln(os.Stderr, "usage: bench [-short] warm|cold|scale|deploy")
+	fmt.Fprintln(os.Stderr, "usage: bench [-short] warm|cold|scale|deploy|wasm")
 	os.Exit(2)
 }
 

@@ -89,6 +89,6 @@ func startProxy(ctx context.Context, socket string, connections int, body []byte
 		return t, nil, err
 	}
 	t = post("ReverseProxy", "tcp", strings.TrimSpace(line), "echo", "/", body)
-	t.pid = cmd.Process.Pid
+	t.pids = []int{cmd.Process.Pid}
 	return t, stop, nil
 }

@@ -135,52 +135,29 @@ func (s server) measure(ctx context.Context, l *measure.Daemon, dir string, rep 
 	}
 	defer stopProxy()
 	direct := post("bare server", "unix", alone.socket, "echo", "/", body, fields(hostFields)...)
-	direct.pid = alone.cmd.Process.Pid
+	direct.pids = []int{alone.cmd.Process.Pid}
 	targets := []target{direct, proxy, function(l, s.name, body)}
 	for _, connections := range s.connections {
-		rates := make([][]float64, len(targets))
-		p50s := make([][]float64, len(targets))
-		p99s := make([][]float64, len(targets))
-		cpus := make([][]float64, len(targets))
-		fails := make([]int, len(targets))
-		for round := range rounds + 1 {
-			for i, t := range targets {
-				r, err := load(ctx, t, connections, length)
-				if err != nil {
-					return failed, err
-				}
-				if round == 0 {
-					continue // warms up
-				}
-				rates[i] = append(rates[i], r.rate())
-				p50s[i] = append(p50s[i], us(r.quantile(0.5)))
-				p99s[i] = append(p99s[i], us(r.quantile(0.99)))
-				cpus[i] = append(cpus[i], us(r.perRequest()))
-				fails[i] += r.failed
-			}
+		results, err := interleaved(ctx, targets, connections, rounds, length)
+		if err != nil {
+			return failed, err
 		}
 		for i, t := range targets {
-			rep.Row(s.name, fmt.Sprint(connections), t.name, fmt.Sprintf("%.0f", measure.Median(rates[i])),
-				fmt.Sprintf("%.0f us", measure.Median(p50s[i])), fmt.Sprintf("%.0f us", measure.Median(p99s[i])),
-				fmt.Sprintf("%.0f us", measure.Median(cpus[i])), fmt.Sprint(fails[i]))
-			failed += fails[i]
+			r := results[i]
+			rep.Row(s.name, fmt.Sprint(connections), t.name, fmt.Sprintf("%.0f", median(r, result.rate)),
+				fmt.Sprintf("%.0f us", median(r, result.p50)), fmt.Sprintf("%.0f us", median(r, result.p99)),
+				fmt.Sprintf("%.0f us", median(r, result.perCall)), fmt.Sprint(failures(r)))
+			failed += failures(r)
 		}
-		// Each round's three runs follow one another, so they meet much the same machine.
-		pairs := func(v [][]float64, of func(direct, proxy, lambent float64) float64) float64 {
-			each := make([]float64, rounds)
-			for i := range each {
-				each[i] = of(v[0][i], v[1][i], v[2][i])
-			}
-			return measure.Median(each)
-		}
+		direct, proxied, ours := results[0], results[1], results[2]
 		if connections == 1 {
-			added := pairs(p50s, func(d, _, l float64) float64 { return l - d })
-			proxied := pairs(p50s, func(d, p, _ float64) float64 { return p - d })
-			rep.Row(s.name, "", "added by Lambent", "", fmt.Sprintf("%.0f us", added), "", "", "")
-			rep.Row(s.name, "", "added by ReverseProxy", "", fmt.Sprintf("%.0f us", proxied), "", "", "")
-			rep.AtMost("warm_added_latency_ratio", added/proxied, "x", 1)
+			byUs := paired(ours, direct, result.p50, minus)
+			byProxy := paired(proxied, direct, result.p50, minus)
+			rep.Row(s.name, "", "added by Lambent", "", fmt.Sprintf("%.0f us", byUs), "", "", "")
+			rep.Row(s.name, "", "added by ReverseProxy", "", fmt.Sprintf("%.0f us", byProxy), "", "", "")
+			rep.AtMost("warm_added_latency_ratio", byUs/byProxy, "x", 1)
 		} else {
-			rep.AtLeast(s.bar, pairs(rates, func(_, p, l float64) float64 { return l / p }), "x", 0.7)
+			rep.AtLeast(s.bar, paired(ours, proxied, result.rate, over), "x", 0.7)
 		}
 	}
 	return failed, nil
