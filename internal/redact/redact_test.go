@@ -3,6 +3,7 @@ package redact
 import (
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -99,15 +100,25 @@ func hostile() map[string]struct {
 	}
 }
 
+// spent is the processor's time until now: a busy machine does not add to it.
+func spent(t *testing.T) time.Duration {
+	t.Helper()
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
 // The slowest takes a tenth of a second in all; looking for one value after the other takes it seven.
 func TestHostileText(t *testing.T) {
 	for name, c := range hostile() {
-		began := time.Now()
+		began := spent(t)
 		r := New(c.values)
 		for range 10 {
 			r.String(c.line)
 		}
-		if took := time.Since(began); took > 5*time.Second {
+		if took := spent(t) - began; took > 5*time.Second {
 			t.Errorf("%s: it took %s", name, took)
 		}
 	}
