@@ -93,6 +93,9 @@ func (e *TimeoutError) Error() string { return "the " + string(e.Limit) + " limi
 // ErrRunning means that the guest may still be working on a request that was given up.
 var ErrRunning = errors.New("the guest may still be working on the request")
 
+// ErrLate is why a small body broke off that has taken all the time that there was until a limit. No guest got the request.
+var ErrLate = errors.New("it did not arrive in time")
+
 // errClosed ends a Read that Close overtakes.
 var errClosed = fmt.Errorf("read of a response that was closed: %w", io.ErrClosedPipe)
 
@@ -161,8 +164,8 @@ func (r *Request) appendBody(ctx context.Context, b []byte) ([]byte, error) {
 	b = slices.Grow(b, int(r.Length))
 	body := b[len(b) : len(b)+int(r.Length)]
 	cancel := func() {}
-	if limit, until := r.limit(); !until.IsZero() {
-		ctx, cancel = context.WithDeadlineCause(ctx, until, &TimeoutError{limit})
+	if _, until := r.limit(); !until.IsZero() {
+		ctx, cancel = context.WithDeadlineCause(ctx, until, &BodyError{ErrLate})
 	}
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { r.Body.Close() })

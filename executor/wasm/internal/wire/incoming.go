@@ -39,7 +39,6 @@ type Incoming struct {
 	credit    int    // bytes of it that may be sent
 	out       []byte // the frame that is being made; empty or more than its head
 	body      int    // bytes of a body in out
-	held      bool   // out is known to be held back
 }
 
 var incoming = sync.Pool{New: func() any { return &Incoming{wake: make(chan struct{}, 1)} }}
@@ -53,7 +52,7 @@ func (s *Incoming) begin(v *server, id uint32, head, body []byte, complete bool)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.server, s.id, s.raw = v, id, append(s.raw[:0], head...)
-	s.done, s.over, s.complete, s.responded, s.held = false, nil, complete, false, false
+	s.done, s.over, s.complete, s.responded = false, nil, complete, false
 	s.ended.Store(false)
 	s.allowance, s.owed, s.credit, s.body, s.out = 0, 0, Window, 0, s.out[:0]
 	if len(body) > 0 {
@@ -171,7 +170,7 @@ func (s *Incoming) Buffered() int {
 
 // Read reads the request's body.
 func (s *Incoming) Read(p []byte) (int, error) {
-	for {
+	for flushed := false; ; flushed = true {
 		s.mu.Lock()
 		n, complete := s.in.read(p), s.complete
 		credit := 0
@@ -192,13 +191,15 @@ func (s *Incoming) Read(p []byte) (int, error) {
 		case complete:
 			return 0, io.EOF
 		}
-		s.Flush() // who talks with the function may wait for what it has said
+		if !flushed {
+			s.Flush() // who talks with the function may wait for what it has said
+		}
 		<-s.wake
 	}
 }
 
-// Respond gives the head of the answer, once. The length is that of the body, -1 when unknown. It goes out with the body, a
-// millisecond later at the latest.
+// Respond gives the head of the answer, once. The length is that of the body, -1 when unknown. It is held back, to go out
+// with the body, until Flush or End.
 func (s *Incoming) Respond(status int, header []Field, length int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -224,19 +225,11 @@ func (s *Incoming) Respond(status int, header []Field, length int64) error {
 	}
 	s.out = endSection(b, frameHead)
 	s.responded, s.left, s.bodyless = true, length, isBodyless(s.Method, status)
-	s.hold()
 	return nil
 }
 
-// hold sees to it that out is sent soon. The caller holds mu.
-func (s *Incoming) hold() {
-	if !s.held {
-		s.held = true
-		s.server.hold(s)
-	}
-}
-
-// Write writes a part of the answer's body. It waits while too much is on its way.
+// Write writes a part of the answer's body. Up to 32 KiB of it are held back until Flush or End. It waits while too much is
+// on its way.
 func (s *Incoming) Write(p []byte) (int, error) {
 	written := 0
 	for {
@@ -281,7 +274,6 @@ func (s *Incoming) write(p []byte) (written int, err error) {
 			return written, nil
 		}
 	}
-	s.hold()
 	return written, nil
 }
 
@@ -293,14 +285,14 @@ func (s *Incoming) Flush() {
 }
 
 func (s *Incoming) flush() {
-	s.held = false
 	if len(s.out) > frameHead && !s.done {
 		s.server.w.send(end(s.out, 0))
 	}
 	s.out, s.body = s.out[:0], 0
 }
 
-// Log gives a line of "stdout" or "stderr". It is there before the end of the answer.
+// Log gives a line of "stdout" or "stderr", which is cut at [MaxLine]. It is there before the end of the answer, and a
+// millisecond later at the latest.
 func (s *Incoming) Log(stream string, line []byte) {
 	var number byte
 	if stream == logStreams[1] {
@@ -314,7 +306,7 @@ func (s *Incoming) Log(stream string, line []byte) {
 	}
 	b := append(begin(make([]byte, 0, frameHead+1+min(len(line), MaxLine)), kindLog, s.id), number)
 	s.server.w.add(end(append(b, line[:min(len(line), MaxLine)]...), 0))
-	s.server.hold(nil)
+	s.server.hold()
 }
 
 // End ends the request: with its answer, or with how it failed. An answer of which nothing has gone out is dropped for the

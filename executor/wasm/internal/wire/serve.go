@@ -20,7 +20,7 @@ type Handler interface {
 	Serve(s *Incoming)
 }
 
-// hold is how long a part of an answer that is not at its end may be held back, to go out with the rest.
+// hold is how long lines of the log may be held back, to go out with an answer.
 const hold = time.Millisecond
 
 // server is the worker's end of the connection.
@@ -31,19 +31,18 @@ type server struct {
 	r       *reader
 	slot    [MaxStreams]atomic.Pointer[Incoming]
 	running sync.WaitGroup // goroutines of loads and requests
-	dirty   chan struct{}  // holds one: something is held back
+	held    chan struct{}  // holds one: something is held back
 	stopped chan struct{}  // closed when the connection is at its end
 
 	mu      sync.Mutex
 	loading map[uint32]bool // programs that are being loaded; true: to be forgotten at once
-	held    []*Incoming     // what has something to send
 }
 
 // Serve is the worker's end of the connection: it says hello and then serves what comes, until the daemon hangs up, which
 // gives io.EOF. It returns when all that handler does has returned.
 func Serve(conn *net.UnixConn, page *Page, handler Handler, hello Hello) error {
 	defer conn.Close()
-	v := &server{handler: handler, page: page, dirty: make(chan struct{}, 1), stopped: make(chan struct{}), loading: make(map[uint32]bool)}
+	v := &server{handler: handler, page: page, held: make(chan struct{}, 1), stopped: make(chan struct{}), loading: make(map[uint32]bool)}
 	var err error
 	if v.r, err = newReader(conn, true); err != nil {
 		return err
@@ -179,39 +178,23 @@ func (v *server) unload(program uint32) {
 	v.running.Go(func() { v.handler.Unload(program) })
 }
 
-// hold notes that s, if it is not nil, or the writer holds something back.
-func (v *server) hold(s *Incoming) {
-	v.mu.Lock()
-	first := len(v.held) == 0
-	v.held = append(v.held, s)
-	v.mu.Unlock()
-	if first {
-		select {
-		case v.dirty <- struct{}{}:
-		default:
-		}
+// hold sees to it that what the writer holds back goes out.
+func (v *server) hold() {
+	select {
+	case v.held <- struct{}{}:
+	default:
 	}
 }
 
-// release sends what has been held back for a while.
+// release sends what was held back for a while.
 func (v *server) release() {
-	var held []*Incoming
 	for {
 		select {
-		case <-v.dirty:
+		case <-v.held:
 		case <-v.stopped:
 			return
 		}
 		time.Sleep(hold)
-		v.mu.Lock()
-		held, v.held = v.held, held[:0]
-		v.mu.Unlock()
-		for i, s := range held {
-			if s != nil {
-				s.Flush()
-			}
-			held[i] = nil
-		}
 		v.w.flush()
 	}
 }

@@ -18,7 +18,12 @@ import (
 	"lambent"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Args[0] == workerName {
+		runWorker()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // socketpair gives both ends of a worker's socket.
 func socketpair(t testing.TB) (daemon, worker *net.UnixConn) {
