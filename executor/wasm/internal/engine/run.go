@@ -13,6 +13,7 @@ import (
 type Limits struct {
 	Deadline time.Time     // when the guest has to be done; zero: never
 	CPU      time.Duration // that it may have; 0: as much as it wants
+	Begin    func()        // called when there is all that the guest needs, before it begins; nil: by nobody
 }
 
 // Usage is what a call used.
@@ -101,6 +102,9 @@ func (r *run) run(p *Program, call *abi.Call) (usage Usage, err error) {
 		return usage, err
 	}
 	r.in = in
+	if r.limits.Begin != nil {
+		r.limits.Begin()
+	}
 	r.engine.ticker.on(r.token, in.cell())
 	if p.meta.Init != "" {
 		err = in.initialise(r, call)

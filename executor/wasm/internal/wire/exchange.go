@@ -38,8 +38,8 @@ type Request struct {
 	FirstByte time.Time     // when the head of the response must be here; zero: at any time
 	Deadline  time.Time     // when the response must be complete; zero: at any time
 	Idle      time.Duration // between two bytes of the response; 0: any
-	// Log gets the lines of the streams "stdout" and "stderr". It must not block. When the response has been read to
-	// its end, or was closed without an error, all of them have been given.
+	// Log gets the lines of the streams "stdout" and "stderr", and of "lambent", where the worker itself speaks. It must
+	// not block. When the response has been read to its end, or was closed without an error, all of them have been given.
 	Log func(stream, line string)
 
 	// Usage is there when Do has failed, or the response is closed: as far as the worker has told.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,8 +46,11 @@ var incoming = sync.Pool{New: func() any { return &Incoming{wake: make(chan stru
 
 var _ context.Context = (*Incoming)(nil)
 
-// errGone is for whom the daemon has given the request up.
-var errGone = fmt.Errorf("the request was given up: %w", context.Canceled)
+// What ends a Read or Write: the daemon has given the request up, or its time is up.
+var (
+	errGone = fmt.Errorf("the request was given up: %w", context.Canceled)
+	errLate = fmt.Errorf("the request's time is up: %w", context.DeadlineExceeded)
+)
 
 func (s *Incoming) begin(v *server, id uint32, head, body []byte, complete bool) {
 	s.mu.Lock()
@@ -109,8 +113,8 @@ func (s *Incoming) notify() {
 	}
 }
 
-// Deadline implements context.Context.
-func (s *Incoming) Deadline() (time.Time, bool) { return s.Until, !s.Until.IsZero() }
+// Deadline implements context.Context: as one it has none, Until is for who serves it to keep.
+func (s *Incoming) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 // Done implements context.Context.
 func (s *Incoming) Done() <-chan struct{} {
@@ -194,7 +198,25 @@ func (s *Incoming) Read(p []byte) (int, error) {
 		if !flushed {
 			s.Flush() // who talks with the function may wait for what it has said
 		}
-		<-s.wake
+		if err := s.wait(); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// wait waits for news, until the request's time is up.
+func (s *Incoming) wait() error {
+	var over <-chan time.Time
+	if !s.Until.IsZero() {
+		timer := time.NewTimer(time.Until(s.Until))
+		defer timer.Stop()
+		over = timer.C
+	}
+	select {
+	case <-s.wake:
+		return nil
+	case <-over:
+		return errLate
 	}
 }
 
@@ -235,10 +257,12 @@ func (s *Incoming) Write(p []byte) (int, error) {
 	for {
 		n, err := s.write(p[written:])
 		written += n
+		if err == nil && written < len(p) {
+			err = s.wait()
+		}
 		if err != nil || written == len(p) {
 			return written, err
 		}
-		<-s.wake
 	}
 }
 
@@ -291,13 +315,10 @@ func (s *Incoming) flush() {
 	s.out, s.body = s.out[:0], 0
 }
 
-// Log gives a line of "stdout" or "stderr", which is cut at [MaxLine]. It is there before the end of the answer, and a
+// Log gives a line of "stdout", "stderr" or "lambent", which is cut at [MaxLine]. It is there before the end of the answer, and a
 // millisecond later at the latest.
 func (s *Incoming) Log(stream string, line []byte) {
-	var number byte
-	if stream == logStreams[1] {
-		number = 1
-	}
+	number := byte(max(0, slices.Index(logStreams[:], stream)))
 	s.server.w.await(nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()

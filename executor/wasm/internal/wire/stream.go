@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// logStreams are the streams of logs, by their numbers in frames.
-var logStreams = [...]string{"stdout", "stderr"}
+// logStreams are the streams of logs, by their numbers in frames. What the platform says is of the last.
+var logStreams = [...]string{"stdout", "stderr", "lambent"}
 
 // printable makes text of what a worker sent.
 func printable(b []byte, limit int) string {
