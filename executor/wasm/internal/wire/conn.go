@@ -158,8 +158,10 @@ func (c *Conn) read(r *reader) {
 	c.conn.Close()
 	for i := range c.slot {
 		if s := c.slot[i].Load(); s != nil {
-			s.notify()
+			s.mu.Lock()
 			s.stopBody()
+			s.mu.Unlock()
+			s.notify()
 		}
 	}
 	close(c.done)

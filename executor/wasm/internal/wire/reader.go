@@ -38,20 +38,16 @@ func newReader(conn *net.UnixConn, files bool) (*reader, error) {
 // two frames.
 func (r *reader) run(handle func(frame) error) error {
 	defer r.closeFiles()
-	// All is read in one call of Read, because that has the poller forget what it knew at its beginning. The function
-	// that it calls may say "wait" without having met an empty socket: a read that gave less than it asked for has
-	// emptied it, and the poller has not forgotten what came since. Descriptors cut a read short, too.
 	var err error
 	rerr := r.raw.Read(func(fd uintptr) bool {
-		for short := false; !short; {
-			if short, err = r.fill(int(fd)); err == nil {
+		// To the end of what is there, not just to a short read: that the peer has hung up comes with no news of its own
+		// when it had done so before the read.
+		for err = nil; err == nil; {
+			if err = r.fill(int(fd)); err == nil {
 				err = r.handle(handle)
 			}
-			if err != nil {
-				return err != unix.EAGAIN
-			}
 		}
-		return false
+		return err != unix.EAGAIN
 	})
 	if rerr != nil {
 		return rerr
@@ -59,30 +55,27 @@ func (r *reader) run(handle func(frame) error) error {
 	return err
 }
 
-// fill reads once. It tells whether the socket is empty now.
-func (r *reader) fill(fd int) (short bool, err error) {
+// fill reads once.
+func (r *reader) fill(fd int) error {
 	var n int
-	room := r.buf[r.to:]
-	for {
+	err := error(unix.EINTR)
+	for err == unix.EINTR {
 		if r.oob == nil {
-			n, err = unix.Read(fd, room)
+			n, err = unix.Read(fd, r.buf[r.to:])
 		} else {
-			n, err = r.receive(fd, room)
-		}
-		if err != unix.EINTR {
-			break
+			n, err = r.receive(fd, r.buf[r.to:])
 		}
 	}
 	switch {
 	case err != nil:
-		return false, err
+		return err
 	case n == 0 && r.from < r.to:
-		return false, io.ErrUnexpectedEOF
+		return io.ErrUnexpectedEOF
 	case n == 0:
-		return false, io.EOF
+		return io.EOF
 	}
 	r.to += n
-	return n < len(room) && r.oob == nil, nil
+	return nil
 }
 
 // receive reads, and takes the descriptors that come.

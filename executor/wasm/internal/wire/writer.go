@@ -16,8 +16,6 @@ import (
 const (
 	// maxQueued is how many bytes may wait for the socket before those who add to them wait too.
 	maxQueued = 1 << 20
-	// patience is how long the peer may take to read what waits.
-	patience = 10 * time.Second
 	// turns is how often one who writes goes on for the others.
 	turns = 4
 )
@@ -29,6 +27,8 @@ type writer struct {
 	conn *net.UnixConn
 	raw  syscall.RawConn
 	try  func(fd uintptr) bool // made once
+	// patience is how long the peer may take to read what waits.
+	patience time.Duration
 
 	// What try writes, and what came of it; for who has set busy.
 	out   []byte
@@ -52,7 +52,7 @@ func newWriter(conn *net.UnixConn, failed func(error)) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{conn: conn, raw: raw, failed: failed}
+	w := &writer{conn: conn, raw: raw, patience: 10 * time.Second, failed: failed}
 	w.free.L = &w.mu
 	w.try = func(fd uintptr) bool {
 		w.wrote, w.fault = unix.Write(int(fd), w.out)
@@ -208,7 +208,7 @@ func (w *writer) finish(p []byte) {
 
 // block writes p, the first byte with rights, and waits for the socket.
 func (w *writer) block(p, rights []byte) error {
-	err := w.conn.SetWriteDeadline(time.Now().Add(patience))
+	err := w.conn.SetWriteDeadline(time.Now().Add(w.patience))
 	if err == nil && len(rights) > 0 {
 		var n int
 		n, _, err = w.conn.WriteMsgUnix(p, rights, nil)
@@ -218,7 +218,7 @@ func (w *writer) block(p, rights []byte) error {
 		_, err = w.conn.Write(p)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = violation("it has not read for %v", patience)
+		err = violation("it has not read for %v", w.patience)
 	}
 	if err == nil {
 		err = w.conn.SetWriteDeadline(time.Time{}) // drain would fail at once when it is over
