@@ -64,6 +64,7 @@ bench-deploy: build ## deploys under load, with streams across every switch
 	go run ./test/bench $(if $(SHORT),-short) deploy
 
 bench-wasm: build ## the wasm tier against workerd, a ReverseProxy and nothing at all, and against guests that mean harm
+	@scripts/setup test
 	@scripts/setup-bench
 	go run ./test/bench $(if $(SHORT),-short) wasm
 
