@@ -2,11 +2,11 @@
 mod lambent;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-static VARIANT: AtomicU32 = AtomicU32::new(0); // of the module: see wasm_module.go
+static mut VARIANT: u32 = 0; // of the module: see wasm_module.go
 static SERVED: AtomicU32 = AtomicU32::new(0);
 
 fn answer(_: lambent::Request) -> std::io::Result<()> {
-    VARIANT.store(0x1badcafe, Ordering::Relaxed);
+    unsafe { std::ptr::write_volatile(std::ptr::addr_of_mut!(VARIANT), 0x1badcafe) };
     if SERVED.fetch_add(1, Ordering::Relaxed) > 0 {
         return lambent::Response::new(418).with("this instance is not pristine");
     }
