@@ -45,7 +45,7 @@ func (c *Client) meaning(ctx context.Context, err error, begun bool) *lambent.Er
 	case errors.As(err, &told): // the body's own error too
 		return told
 	case ctx.Err() != nil && !errors.As(err, &late):
-		return callerLeft(ctx)
+		return CallerLeft(ctx)
 	case errors.As(err, &body):
 		return lambent.Errorf(lambent.CodeClientClosed, "the request's body broke off: %w", body.Err)
 	case errors.Is(err, h1.ErrAborted), errors.Is(err, net.ErrClosed):
@@ -56,7 +56,7 @@ func (c *Client) meaning(ctx context.Context, err error, begun bool) *lambent.Er
 		return lambent.Errorf(lambent.CodeRequestTimeout, "the request's body did not arrive in time").
 			WithHint("send it faster; the function has not seen the request")
 	case errors.As(err, &late):
-		return c.timeout(late.Which)
+		return Timeout(&c.o.Revision.Settings, late.Which)
 	case errors.As(err, &garbage):
 		protocol := "HTTP/1.1"
 		if c.h2 != nil {
@@ -103,8 +103,9 @@ func isGone(err error) bool {
 	return false
 }
 
-func (c *Client) timeout(which h1.Limit) *lambent.Error {
-	limits := c.o.Revision.Settings.Timeouts
+// Timeout is the error of a request whose function has met a limit of s.
+func Timeout(s *lambent.Settings, which h1.Limit) *lambent.Error {
+	limits := s.Timeouts
 	var code lambent.Code
 	var limit time.Duration
 	var setting, what string
@@ -119,8 +120,8 @@ func (c *Client) timeout(which h1.Limit) *lambent.Error {
 	return lambent.Errorf(code, "the function %s %s", what, limit).WithHint("raise timeouts.%s in its settings, or make it faster", setting)
 }
 
-// callerLeft is what the end of ctx means: the error that it was ended with, or that the client left.
-func callerLeft(ctx context.Context) *lambent.Error {
+// CallerLeft is what the end of ctx means: the error that it was ended with, or that the client left.
+func CallerLeft(ctx context.Context) *lambent.Error {
 	var told *lambent.Error
 	if cause := context.Cause(ctx); errors.As(cause, &told) {
 		return told

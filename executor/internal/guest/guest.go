@@ -137,15 +137,16 @@ func (c *Client) connect(ctx context.Context, by time.Time) (net.Conn, error) {
 	return conn, nil
 }
 
-// isOurs tells the names that belong to the host. Servers that follow CGI take _ for -.
-func isOurs(name string) bool {
+// IsOurs tells the names of fields that belong to the host. Servers that follow CGI take _ for -.
+func IsOurs(name string) bool {
 	const prefix = len("Lambent")
 	return len(name) > prefix && (name[prefix] == '-' || name[prefix] == '_') && strings.EqualFold(name[:prefix], "Lambent")
 }
 
-func dropOurs(h http.Header) {
+// DropOurs removes the fields that belong to the host.
+func DropOurs(h http.Header) {
 	for name := range h {
-		if isOurs(name) {
+		if IsOurs(name) {
 			delete(h, name)
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -186,7 +185,7 @@ func (c *Client) handle2(ctx context.Context, inv *lambent.Invocation, deadline 
 	}
 	h := x.answer.Header
 	for name := range h {
-		if isOurs(name) || h1.HopByHop(name) { // which has no meaning in HTTP/2, but would have one for our client
+		if IsOurs(name) || h1.HopByHop(name) { // which has no meaning in HTTP/2, but would have one for our client
 			delete(h, name)
 		}
 	}
@@ -245,7 +244,7 @@ func (x *call2) request() (*http.Request, error) {
 		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "the function speaks HTTP/2, in which a connection cannot switch to %q", inv.Upgrade).
 			WithHint("WebSockets need a server that speaks HTTP/1.1, and protocol: http1")
 	}
-	check := h1.Request{Method: inv.Method, Target: inv.Target, Host: inv.Host, Header: inv.Header, Skip: isOurs}
+	check := h1.Request{Method: inv.Method, Target: inv.Target, Host: inv.Host, Header: inv.Header, Skip: IsOurs}
 	if err := check.Check(); err != nil {
 		return nil, err
 	}
@@ -255,18 +254,12 @@ func (x *call2) request() (*http.Request, error) {
 	}
 	h := make(http.Header, len(inv.Header)+6)
 	for name, values := range inv.Header {
-		if key := http.CanonicalHeaderKey(name); !isOurs(key) && !h1.NotInTrailer(key) {
+		if key := http.CanonicalHeaderKey(name); !IsOurs(key) && !h1.NotInTrailer(key) {
 			h[key] = values
 		}
 	}
-	h["Lambent-Invocation"], h["Lambent-Trigger"] = []string{inv.ID}, []string{inv.Trigger}
-	h["Lambent-Deadline"] = []string{strconv.FormatInt(x.total.UnixMilli(), 10)}
-	if inv.Route != "" {
-		h["Lambent-Route"] = []string{url.PathEscape(inv.Route)}
-		h["Lambent-Path-Parameters"] = []string{inv.PathParameters.Encode()}
-	}
-	if inv.Attempt > 1 {
-		h["Lambent-Attempt"] = []string{strconv.Itoa(inv.Attempt)}
+	for _, f := range Fields(nil, inv, x.total) {
+		h[f.Name] = []string{f.Value}
 	}
 	h["Te"] = []string{"trailers"} // which gRPC asks for, and which is true of us
 	if h["User-Agent"] == nil {
@@ -277,7 +270,7 @@ func (x *call2) request() (*http.Request, error) {
 		x.body = &upload{call: x, src: inv.Body}
 		req.Body, req.ContentLength = x.body, inv.ContentLength
 		for name := range inv.Trailer {
-			if !isOurs(name) && !h1.NotInTrailer(name) {
+			if !IsOurs(name) && !h1.NotInTrailer(name) {
 				if req.Trailer == nil {
 					req.Trailer = http.Header{}
 				}
@@ -342,7 +335,7 @@ func (x *call2) Read(p []byte) (int, error) {
 	case err == io.EOF:
 		x.whole, x.failed = true, io.EOF
 		for name, values := range x.answer.Trailer {
-			if !isOurs(name) && !h1.NotInTrailer(name) {
+			if !IsOurs(name) && !h1.NotInTrailer(name) {
 				x.response.Trailer[name] = values
 			}
 		}

@@ -23,21 +23,10 @@ func (c *Client) Handle(ctx context.Context, inv *lambent.Invocation, deadline t
 		return c.handle2(ctx, inv, deadline)
 	}
 	x := &call{client: c, ctx: ctx, inv: inv}
-	extra := append(x.extra[:0],
-		h1.Field{Name: "Lambent-Invocation", Value: inv.ID},
-		h1.Field{Name: "Lambent-Trigger", Value: inv.Trigger},
-		h1.Field{Name: "Lambent-Deadline", Value: strconv.FormatInt(deadline.UnixMilli(), 10)})
-	if inv.Route != "" {
-		extra = append(extra,
-			h1.Field{Name: "Lambent-Route", Value: url.PathEscape(inv.Route)},
-			h1.Field{Name: "Lambent-Path-Parameters", Value: inv.PathParameters.Encode()})
-	}
-	if inv.Attempt > 1 {
-		extra = append(extra, h1.Field{Name: "Lambent-Attempt", Value: strconv.Itoa(inv.Attempt)})
-	}
+	extra := Fields(x.extra[:0], inv, deadline)
 	x.req = h1.Request{
 		Method: inv.Method, Target: inv.Target, Host: inv.Host,
-		Header: inv.Header, Extra: extra, Skip: isOurs,
+		Header: inv.Header, Extra: extra, Skip: IsOurs,
 		ContentLength: inv.ContentLength, Body: inv.Body, Trailer: inv.Trailer,
 	}
 	if !c.gulps {
@@ -55,8 +44,8 @@ func (c *Client) Handle(ctx context.Context, inv *lambent.Invocation, deadline t
 	if code := answer.Header["Lambent-Error"]; code != nil && !c.server {
 		return nil, x.fail(x.reported(code))
 	}
-	dropOurs(answer.Header)
-	dropOurs(answer.Trailer)
+	DropOurs(answer.Header)
+	DropOurs(answer.Trailer)
 	x.response = lambent.Response{
 		Status: answer.Status, Header: answer.Header, ContentLength: answer.ContentLength,
 		Trailer: answer.Trailer, Body: x,
@@ -65,6 +54,23 @@ func (c *Client) Handle(ctx context.Context, inv *lambent.Invocation, deadline t
 		x.response.Body = &tunnel{call: x, raw: raw}
 	}
 	return &x.response, nil
+}
+
+// Fields appends those that the host adds to a request.
+func Fields(to []h1.Field, inv *lambent.Invocation, deadline time.Time) []h1.Field {
+	to = append(to,
+		h1.Field{Name: "Lambent-Invocation", Value: inv.ID},
+		h1.Field{Name: "Lambent-Trigger", Value: inv.Trigger},
+		h1.Field{Name: "Lambent-Deadline", Value: strconv.FormatInt(deadline.UnixMilli(), 10)})
+	if inv.Route != "" {
+		to = append(to,
+			h1.Field{Name: "Lambent-Route", Value: url.PathEscape(inv.Route)},
+			h1.Field{Name: "Lambent-Path-Parameters", Value: inv.PathParameters.Encode()})
+	}
+	if inv.Attempt > 1 {
+		to = append(to, h1.Field{Name: "Lambent-Attempt", Value: strconv.Itoa(inv.Attempt)})
+	}
+	return to
 }
 
 // call is one request that is being handled; it is the body of its response too.
@@ -203,7 +209,7 @@ func (x *call) Read(p []byte) (int, error) {
 	n, err := x.answer.Body.Read(p)
 	switch {
 	case err == io.EOF:
-		dropOurs(x.answer.Trailer)
+		DropOurs(x.answer.Trailer)
 	case err != nil:
 		if errors.As(err, new(*h1.TimeoutError)) {
 			x.conn.Close() // at once: the limit is over for the function too

@@ -139,7 +139,7 @@ func (c *Client) startError(ctx context.Context, err error) *lambent.Error {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return StartTimeout(&c.o.Revision.Settings)
 	case ctx.Err() != nil:
-		return callerLeft(ctx)
+		return CallerLeft(ctx)
 	}
 	e := lambent.Errorf(lambent.CodeStartFailed, "the function did not answer whether it is ready: %w", err)
 	switch {
