@@ -447,3 +447,18 @@ func TestDeathsThatAreNoFailedStarts(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatTheClientHasToMend has a revision that can never be started: everybody is told so, and nothing is tried again later.
+func TestWhatTheClientHasToMend(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		b, d, j := openBroken(t, lambent.CodeModuleUnsupported)
+		rev := revision(t, nil)
+		fails(t, d, rev, 3*tolerated, lambent.CodeModuleUnsupported)
+		if open, _ := circuitOf(d, rev); open || b.started.Load() != 3*tolerated {
+			t.Errorf("after %d starts the circuit is open: %v", b.started.Load(), open)
+		}
+		if got := j.take(); strings.Contains(got, "circuit.opened") {
+			t.Errorf("events %s", got)
+		}
+	})
+}

@@ -63,7 +63,9 @@ func (p *pool) start(probe bool) {
 	}
 	if err != nil {
 		e := lambent.ErrorOf(err)
-		if e.Code != lambent.CodeQueueTimeout && e.Code != lambent.CodeShuttingDown { // those say nothing of the revision
+		// A timeout and a stop say nothing of the revision. What the client has to mend, as a module that cannot run, is for
+		// certain: there is nothing to try again.
+		if e.Code != lambent.CodeQueueTimeout && e.Code != lambent.CodeShuttingDown && e.Fault != lambent.FaultClient {
 			p.fault(e, probe, crashed)
 		}
 		switch {
