@@ -25,7 +25,9 @@ type Ability string
 // The abilities. Everything else is asked of every tier.
 const (
 	WebSocket   Ability = "websocket"
-	Concurrency Ability = "concurrency"  // several requests at a time in one instance
+	Concurrency Ability = "concurrency"  // several requests at a time in one process
+	OneProcess  Ability = "one process"  // an instance is a process, which serves its requests and may outlast or die with them
+	Loopback    Ability = "loopback"     // functions have a network, which is theirs alone
 	MemoryLimit Ability = "memory limit" // not one byte more than the limit is ever had
 	CPULimit    Ability = "cpu limit"
 	Processes   Ability = "processes" // functions may start processes, within a limit
@@ -40,12 +42,16 @@ const (
 	Exec        Ability = "runtime exec"
 )
 
-var abilities = []Ability{WebSocket, Concurrency, MemoryLimit, CPULimit, Processes, Files, Users, OwnUser, Signals, Survival, Python, Node, HTTPServer, Exec}
+var abilities = []Ability{WebSocket, Concurrency, OneProcess, Loopback, MemoryLimit, CPULimit, Processes, Files, Users, OwnUser, Signals, Survival, Python, Node, HTTPServer, Exec}
 
 // Setup says how to make the executor of a tier.
 type Setup struct {
 	// New makes an executor on a folder. It is called again on the same folder after a crash.
 	New func(dir string) (executor.Executor, error)
+	// Fixture builds the fixture into a folder, default [BuildFixture], and Serve says in the settings how that is
+	// served, default as runtime go.
+	Fixture func(t testing.TB, dir string)
+	Serve   func(*lambent.Settings)
 	// Lacks names the abilities that the tier does not have, with the reason. The test of any other runs.
 	Lacks map[Ability]string
 	// Leftovers lists what is on the machine of the instances that were started on a folder: processes,
@@ -62,7 +68,7 @@ type kit struct {
 	dir  string // the executor's
 	exec executor.Executor
 	code string                  // bundle of the Go fixture, whose executable is "fixture"
-	base func(*lambent.Settings) // how the fixture is served, after what a test says; nil for runtime go
+	base func(*lambent.Settings) // how the fixture is served, after what a test says; nil as Setup says
 }
 
 var tests = []struct {
@@ -76,6 +82,7 @@ var tests = []struct {
 	{"Concurrency", Concurrency, testConcurrency},
 	{"Env", "", testEnv},
 	{"Secrets", "", testSecrets},
+	{"SecretsAtStart", OneProcess, testSecretsAtStart},
 	{"SecretFiles", Files, testSecretFiles},
 	{"Logs", "", testLogs},
 	{"LogsOfManyRequests", Concurrency, testLogsOfManyRequests},
@@ -84,16 +91,16 @@ var tests = []struct {
 	{"MemoryLimit", MemoryLimit, testMemoryLimit},
 	{"CPULimit", CPULimit, testCPULimit},
 	{"PidsLimit", Processes, testPidsLimit},
-	{"NoNetwork", "", testNoNetwork},
+	{"NoNetwork", Loopback, testNoNetwork},
 	{"ReadOnly", Files, testReadOnly},
 	{"PrivateTmp", Files, testPrivateTmp},
 	{"Unprivileged", Users, testUnprivileged},
-	{"Exit", "", testExit},
+	{"Exit", OneProcess, testExit},
 	{"ExitBySignal", Signals, testExitBySignal},
 	{"ExitInWebSocket", WebSocket, testExitInWebSocket},
 	{"Backlog", Concurrency, testBacklog},
 	{"StopWithGrace", Signals, testStopWithGrace},
-	{"StartFailures", "", testStartFailures},
+	{"StartFailures", OneProcess, testStartFailures},
 	{"Usage", "", testUsage},
 	{"Python", Python, testPython},
 	{"Node", Node, testNode},
@@ -131,7 +138,10 @@ func Run(t *testing.T, s Setup) {
 		t.Logf("this machine is said to be %d times slower: bounds are wider, and ThousandStarts makes %d starts", slower, starts())
 	}
 	k := &kit{Setup: s, dir: t.TempDir(), code: t.TempDir()}
-	buildFixture(t, k.code)
+	if s.Fixture == nil {
+		s.Fixture = BuildFixture
+	}
+	s.Fixture(t, k.code)
 	k.exec = k.open(t, k.dir)
 	for _, test := range tests {
 		if why, lacks := s.Lacks[test.needs]; lacks {
@@ -141,6 +151,8 @@ func Run(t *testing.T, s Setup) {
 		t.Run(test.name, func(t *testing.T) { test.run(t, k) })
 	}
 }
+
+func (k *kit) has(a Ability) bool { return k.Lacks[a] == "" }
 
 func (k *kit) open(t testing.TB, dir string) executor.Executor {
 	t.Helper()
@@ -199,8 +211,10 @@ func (k *kit) revision(t testing.TB, change func(*lambent.Settings)) *lambent.Re
 		if change != nil {
 			change(s)
 		}
-		if k.base != nil {
-			k.base(s)
+		if serve := k.base; serve != nil {
+			serve(s)
+		} else if k.Serve != nil {
+			k.Serve(s)
 		}
 	})
 }

@@ -31,6 +31,9 @@ func testMemoryLimit(t *testing.T, k *kit) {
 		if e.Fault != lambent.FaultLimit {
 			t.Errorf("the fault is %s", e.Fault)
 		}
+		if !k.has(OneProcess) {
+			return
+		}
 		<-r.Done()
 		if exit := r.Exit(); !exit.OOM {
 			t.Errorf("the exit is %+v", exit)
@@ -39,6 +42,9 @@ func testMemoryLimit(t *testing.T, k *kit) {
 			t.Errorf("the platform's line is %+v", line)
 		}
 	})
+	if !k.has(OneProcess) {
+		return
+	}
 	t.Run("at the start", func(t *testing.T) {
 		_, err := k.tryStart(t, k.exec, k.code, func(s *lambent.Settings) {
 			s.Memory, s.Env = 48, map[string]string{"MODE": "eat"}

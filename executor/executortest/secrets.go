@@ -51,6 +51,9 @@ func testSecrets(t *testing.T, k *kit) {
 	if strings.Contains(fmt.Sprint(others), "value of") {
 		t.Errorf("another instance has %q", others)
 	}
+}
+
+func testSecretsAtStart(t *testing.T, k *kit) {
 	_, err := k.tryStart(t, k.exec, k.code, func(s *lambent.Settings) {
 		s.Secrets = map[string]string{"FIXTURE_FAILS": "token"}
 	})
