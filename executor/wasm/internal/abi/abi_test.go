@@ -3,10 +3,8 @@ package abi
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -151,24 +149,11 @@ func tool(t testing.TB, env []string, dir string, argv ...string) {
 	}
 }
 
-func read1(t testing.TB, path string) []byte {
+func readFile(t testing.TB, path string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return b
-}
-
-func body(s string) io.Reader { return strings.NewReader(s) }
-
-func TestGoCommand(t *testing.T) {
-	out := filepath.Join(t.TempDir(), "a.wasm")
-	tool(t, []string{"GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0"}, "testdata/golang", "go", "build", "-o", out, "main.go")
-	g := compile(t, read1(t, out))
-	for _, path := range []string{"/hello", "/echo?a=b", "/count", "/big?100", "/teapot", "/env", "/log", "/sleep", "/exit", "/panic", "/nothing"} {
-		r := g.run(t, &Call{Method: "POST", Target: path, Host: "example.com", Proto: "HTTP/1.1", Length: -1,
-			Header: []Field{{Name: "X-Tag", Value: "1"}, {Name: "Content-Type", Value: "text/x"}}, Body: body("the body"), Env: []string{"COLOUR=blue"}})
-		t.Log(path, r.status, r.header, r.length, r.body.Len(), r.body.String()[:min(40, r.body.Len())], r.log.String(), r.err)
-	}
 }

@@ -5,14 +5,20 @@ import (
 	"net/http"
 	"net/textproto"
 	"strconv"
+	"time"
 
 	"lambent"
 	"lambent/internal/cgi"
 )
 
-// gather is how much of an answer is held back, in bytes, to be sent at once with what follows. It never waits for long:
-// not while the guest waits for something itself, and not for a guest that computes, see [Call.Flush].
-const gather = 16 << 10
+// Small pieces of an answer are held back to be sent at once with what follows: programs write by the line, and an
+// answer that is sent in one piece costs least, has a length and can still become an error. What is held back is at most
+// gather bytes, and none while the guest reads what has yet to come. It goes out when a sleep of the guest would make it
+// older than patience, and when the engine sees a guest compute for longer than a tick, see [Call.Flush].
+const (
+	gather   = 16 << 10
+	patience = 10 * time.Millisecond // Go sleeps half of it before it says why it panics
+)
 
 // answer is what a guest has said so far.
 type answer struct {
@@ -25,7 +31,8 @@ type answer struct {
 	mute   bool  // no body goes with it, whatever is written
 
 	written int64
-	held    []byte // of the body, after what was given to Write
+	held    []byte    // of the body, after what was given to Write
+	since   time.Time // what is held back is; the head, too
 }
 
 func bad(format string, args ...any) *lambent.Error {
@@ -59,7 +66,7 @@ func (c *Call) parsed() {
 // respond takes the head of the answer.
 func (c *Call) respond(status int, header []Field) error {
 	a := &c.answer
-	a.known, a.status, a.length = true, status, -1
+	a.known, a.status, a.length, a.since = true, status, -1, time.Now()
 	a.mute = c.Method == http.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified
 	a.header = header[:0]
 	for _, f := range header {
@@ -108,6 +115,9 @@ func (c *Call) write(p []byte) {
 		c.Flush()
 	}
 	if len(p) < gather {
+		if a.begun && len(a.held) == 0 {
+			a.since = time.Now()
+		}
 		a.held = append(a.held, p...)
 		return
 	}

@@ -1,4 +1,4 @@
-// Command fixture is the conformance function as a WASI command in Go, by the standard library's CGI names.
+// The conformance function as a WASI command in Go.
 package main
 
 import (
@@ -28,8 +28,8 @@ func main() {
 			}
 		}
 	case "/count":
-		n, err := io.Copy(io.Discard, os.Stdin)
-		fmt.Println(n, err)
+		n, _ := io.Copy(io.Discard, os.Stdin)
+		fmt.Println(n)
 	case "/big":
 		n, _ := strconv.Atoi(query)
 		w := bufio.NewWriterSize(os.Stdout, 4<<10)
@@ -53,6 +53,15 @@ func main() {
 		os.Exit(3)
 	case "/panic":
 		panic("on purpose")
+	case "/partly":
+		fmt.Println("half of it")
+		panic("on purpose")
+	case "/bad":
+		fmt.Print("Content-Type: a/b\nA B: c\n\n")
+	case "/files":
+		if _, err := os.ReadFile("/etc/passwd"); err != nil {
+			fmt.Println("none")
+		}
 	case "/nothing":
 	}
 }
