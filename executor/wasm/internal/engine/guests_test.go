@@ -33,3 +33,12 @@ func cGuest(t testing.TB) []byte {
 			"-Wl,-z,stack-size=65536", "-o", out, "testdata/guest.c")
 	})
 }
+
+// goGuest is testdata/guest: a Go reactor.
+func goGuest(t testing.TB) []byte {
+	return buildOnce(t, "guest", func(out string) *exec.Cmd {
+		cmd := exec.Command("go", "build", "-buildmode=c-shared", "-ldflags=-s -w", "-o", out, "./testdata/guest")
+		cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
+		return cmd
+	})
+}
