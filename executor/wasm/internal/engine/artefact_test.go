@@ -1,7 +1,12 @@
 package engine
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -14,8 +19,23 @@ import (
 	"lambent/executor/wasm/internal/module"
 )
 
+// packed is where the artefacts of this run are, by the digest of their modules.
+var packed string
+
 // pack makes an artefact of a module, as the compiler process does, and gives its open files.
 func pack(t testing.TB, wasm []byte) *artefact.Files {
+	t.Helper()
+	dir := filepath.Join(packed, fmt.Sprintf("%x", sha256.Sum256(wasm)))
+	if _, err := os.Stat(dir); err != nil {
+		compile(t, wasm, dir)
+	}
+	files, err := artefact.Open(dir)
+	check(t, err)
+	t.Cleanup(func() { files.Close() })
+	return files
+}
+
+func compile(t testing.TB, wasm []byte, dir string) {
 	t.Helper()
 	ctx := context.Background()
 	m, err := module.Parse(wasm)
@@ -24,53 +44,25 @@ func pack(t testing.TB, wasm []byte) *artefact.Files {
 	kind, err := abi.KindOf(facts)
 	check(t, err)
 	in := m.Instrument()
-	meta := artefact.Meta{Kind: string(kind), Epoch: in.Epoch, Fresh: facts.Stateful}
-	if facts.Memory != nil {
-		meta.Max = facts.Memory.Max
-		meta.Pages = facts.Memory.Min
-	}
+	meta := artefact.Meta{Kind: string(kind), Epoch: in.Epoch, Fresh: facts.Stateful, Pages: facts.Memory.Min, Max: facts.Memory.Max}
 	baked, image := in.Wasm, []byte(nil)
 	if len(facts.Stateful) == 0 {
-		r := wazero.NewRuntimeWithConfig(ctx, artefact.Config(nil))
-		defer r.Close(ctx)
-		check(t, abi.Instantiate(ctx, r))
-		_, err := r.NewHostModuleBuilder(module.YieldModule).NewFunctionBuilder().WithFunc(func() {}).
-			Export(module.YieldName).Instantiate(ctx)
-		check(t, err)
-		compiled, err := r.CompileModule(ctx, in.Wasm)
-		check(t, err)
-		guest, err := r.InstantiateModule(ctx, compiled, config)
-		check(t, err)
-		for _, name := range []string{in.Start, abi.Initialize} {
-			if f := guest.ExportedFunction(name); f != nil {
-				_, err := f.Call(abi.With(ctx, &abi.Call{Kind: kind}))
-				check(t, err)
-			}
-		}
-		snapshot := module.Snapshot{}
-		if memory := guest.Memory(); facts.Memory != nil {
-			image, _ = memory.Read(0, memory.Size())
-			snapshot.Pages = memory.Size() / wasmPage
-		}
-		for _, g := range in.Globals {
-			value := guest.ExportedGlobal(g.Name).(api.MutableGlobal).Get()
-			snapshot.Globals = append(snapshot.Globals, value)
-			meta.Globals = append(meta.Globals, artefact.Global{Global: g, Value: value})
+		var snapshot module.Snapshot
+		image, snapshot = snap(t, in, kind)
+		for i, g := range in.Globals {
+			meta.Globals = append(meta.Globals, artefact.Global{Global: g, Value: snapshot.Globals[i]})
 		}
 		meta.Image, meta.Pages = true, snapshot.Pages
 		baked = in.Bake(snapshot)
 	} else {
 		meta.Init = in.Start
 	}
-	dir := t.TempDir()
 	cacheDir := filepath.Join(dir, "cache")
 	cache, err := wazero.NewCompilationCacheWithDir(cacheDir)
 	check(t, err)
-	defer cache.Close(ctx)
 	r := wazero.NewRuntimeWithConfig(ctx, artefact.Config(cache))
-	defer r.Close(ctx)
 	_, err = r.CompileModule(ctx, baked)
-	check(t, err)
+	check(t, errors.Join(err, r.Close(ctx), cache.Close(ctx)))
 	native, err := filepath.Glob(filepath.Join(cacheDir, "*", "*"))
 	check(t, err)
 	if len(native) != 1 {
@@ -78,21 +70,40 @@ func pack(t testing.TB, wasm []byte) *artefact.Files {
 	}
 	meta.Native, err = filepath.Rel(cacheDir, native[0])
 	check(t, err)
-	files := &artefact.Files{Meta: meta}
-	for _, f := range []struct {
-		to      **os.File
-		name    string
-		content []byte
-	}{{&files.Module, artefact.ModuleFile, baked}, {&files.Image, artefact.ImageFile, image}} {
-		path := filepath.Join(dir, f.name)
-		check(t, os.WriteFile(path, f.content, 0o444))
-		*f.to, err = os.Open(path)
-		check(t, err)
-	}
-	files.Native, err = os.Open(native[0])
+	text, err := json.Marshal(meta)
 	check(t, err)
-	t.Cleanup(func() { files.Close() })
-	return files
+	check(t, errors.Join(
+		os.Rename(native[0], filepath.Join(dir, artefact.NativeFile)),
+		os.WriteFile(filepath.Join(dir, artefact.ModuleFile), baked, 0o444),
+		os.WriteFile(filepath.Join(dir, artefact.ImageFile), image, 0o444),
+		os.WriteFile(filepath.Join(dir, artefact.MetaFile), text, 0o444)))
+}
+
+// snap gives the state of a module that has been initialised.
+func snap(t testing.TB, in *module.Instrumented, kind abi.Kind) (image []byte, s module.Snapshot) {
+	ctx := context.Background()
+	r := wazero.NewRuntimeWithConfig(ctx, artefact.Config(nil))
+	defer r.Close(ctx)
+	check(t, abi.Instantiate(ctx, r))
+	_, err := r.NewHostModuleBuilder(module.YieldModule).NewFunctionBuilder().WithFunc(func() {}).
+		Export(module.YieldName).Instantiate(ctx)
+	check(t, err)
+	compiled, err := r.CompileModule(ctx, in.Wasm)
+	check(t, err)
+	guest, err := r.InstantiateModule(ctx, compiled, config)
+	check(t, err)
+	for _, name := range []string{in.Start, abi.Initialize} {
+		if f := guest.ExportedFunction(name); f != nil {
+			_, err := f.Call(abi.With(ctx, &abi.Call{Kind: kind}))
+			check(t, err)
+		}
+	}
+	image, _ = guest.Memory().Read(0, guest.Memory().Size())
+	s.Pages = guest.Memory().Size() / wasmPage
+	for _, g := range in.Globals {
+		s.Globals = append(s.Globals, guest.ExportedGlobal(g.Name).(api.MutableGlobal).Get())
+	}
+	return bytes.Clone(image), s
 }
 
 func check(t testing.TB, err error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -99,7 +100,7 @@ func New(ctx context.Context, o Options) (e *Engine, err error) {
 	if err := errors.Join(e.host(ctx), abi.Instantiate(ctx, e.runtime)); err != nil {
 		return nil, errors.Join(fmt.Errorf("engine: %w", err), e.Close())
 	}
-	if err := e.choose(ctx); err != nil {
+	if err := e.choose(ctx, ResetScan, ResetPagemap, ResetDrop); err != nil {
 		return nil, errors.Join(fmt.Errorf("engine: self-test: %w", err), e.Close())
 	}
 	return e, nil
@@ -165,7 +166,7 @@ func (e *Engine) Load(ctx context.Context, files *artefact.Files, memory int64) 
 }
 
 // compile has wazero load the native code.
-func (e *Engine) compile(ctx context.Context, p *Program, files *artefact.Files) error {
+func (e *Engine) compile(ctx context.Context, p *Program, files *artefact.Files) (err error) {
 	info, err := files.Module.Stat()
 	if err != nil {
 		return errorf(Internal, "%w", err)
@@ -189,16 +190,30 @@ func (e *Engine) compile(ctx context.Context, p *Program, files *artefact.Files)
 	if err := os.Symlink(fmt.Sprintf("/proc/self/fd/%d", files.Native.Fd()), link); err != nil {
 		return errorf(Internal, "%w", err)
 	}
-	err = e.compileWasm(ctx, p, wasm)
-	// wazero has compiled the module itself when it found no native code that fits, and written it in the link's place.
-	info, statErr := os.Lstat(link)
-	if removeErr := os.Remove(link); removeErr != nil || statErr != nil {
-		return errorf(Internal, "%w", errors.Join(err, statErr, removeErr))
-	}
-	if err == nil && info.Mode()&os.ModeSymlink == 0 {
-		return errorf(Stale, "the native code is not for this processor or this version of the engine")
-	}
-	return err
+	defer func() {
+		written, failed := e.clear()
+		switch {
+		case err != nil:
+		case failed != nil:
+			err = errorf(Internal, "%w", failed)
+		case written:
+			err = errorf(Stale, "the native code is not for this processor or this version of the engine")
+		}
+	}()
+	return e.compileWasm(ctx, p, wasm)
+}
+
+// clear empties the folder of native code, and says whether wazero has written there: then it has compiled a module for want
+// of native code that fits.
+func (e *Engine) clear() (written bool, err error) {
+	err = filepath.WalkDir(e.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		written = written || entry.Type().IsRegular()
+		return os.Remove(path)
+	})
+	return written, err
 }
 
 // compileWasm makes p's compiled module. wazero panics when it gets no memory for native code.

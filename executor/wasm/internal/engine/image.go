@@ -39,11 +39,12 @@ type image struct {
 	size     int    // bytes, whole pages of WebAssembly
 	from, to int    // what lies outside is zero
 	view     []byte // from to to, read-only; nil when nobody needs it
+	whole    bool   // it is all that there is at first; without it a module has data segments of its own
 }
 
 // add copies an image of size bytes.
 func (s *store) add(from io.ReaderAt, size int) (*image, error) {
-	im := &image{store: s, size: size, at: s.end.Add(int64(size)) - int64(size), from: size}
+	im := &image{store: s, whole: true, size: size, at: s.end.Add(int64(size)) - int64(size), from: size}
 	if err := s.file.Truncate(s.end.Load()); err != nil {
 		return nil, err
 	}

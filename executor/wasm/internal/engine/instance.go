@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"reflect"
 	"time"
@@ -25,8 +26,9 @@ type instance struct {
 	broken   bool          // its guest trapped or was ended
 }
 
-// config gives guests no name, so that there can be many, and runs nothing of them.
-var config = wazero.NewModuleConfig().WithName("").WithStartFunctions()
+// config gives guests no name, so that there can be many, and runs nothing of them. The source of random bytes is one that
+// nobody reads: without it wazero makes one of 5 KB for each instance.
+var config = wazero.NewModuleConfig().WithName("").WithStartFunctions().WithRandSource(rand.Reader)
 
 // instantiate makes an instance.
 func (p *Program) instantiate(ctx context.Context) (*instance, error) {

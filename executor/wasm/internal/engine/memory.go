@@ -17,6 +17,7 @@ type memory struct {
 	charged int64 // to the budget
 	starved bool  // the guest has asked for more than it may have
 	usual   int   // pages that the first call after a drop wrote; 0: there was none yet
+	written int   // pages that are the process's own since the last reset
 }
 
 // newMemory maps a memory that can grow to reserve bytes, at least as many as the image has.
@@ -117,8 +118,15 @@ func (m *memory) reset(p *pages) error {
 	if m.usual == 0 {
 		m.usual = written
 	}
-	m.recharge(int64(written) * hostPage)
+	m.written = written
 	return nil
+}
+
+// settle has the budget charged for what a parked instance holds.
+func (m *memory) settle() {
+	if m.image.whole {
+		m.recharge(int64(m.written) * hostPage)
+	}
 }
 
 // restore writes the first content of a part.
@@ -133,7 +141,7 @@ func (m *memory) restore(from, to int) {
 
 // clean gives back the written pages of a memory that is as it was in the beginning.
 func (m *memory) clean() {
-	if m.charged > 0 {
+	if m.written > 0 && m.image.whole {
 		_ = m.drop(m.image.size) // advice that is not taken costs memory, and is still charged
 	}
 }
@@ -143,8 +151,8 @@ func (m *memory) drop(size int) error {
 	if err := unix.Madvise(m.base[:size], unix.MADV_DONTNEED); err != nil {
 		return err
 	}
-	m.usual = 0
-	m.recharge(0)
+	m.usual, m.written = 0, 0
+	m.settle()
 	return nil
 }
 

@@ -2,9 +2,11 @@ package engine
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"unsafe"
 
@@ -61,6 +63,9 @@ type scratch struct {
 }
 
 func newPages(way Reset) (*pages, error) {
+	if !slices.Contains([]Reset{ResetScan, ResetPagemap, ResetDrop}, way) {
+		return nil, errors.New("there is no such way")
+	}
 	p := &pages{way: way}
 	p.scratch.New = func() any { return new(scratch) }
 	if way == ResetDrop {

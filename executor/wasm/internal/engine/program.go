@@ -48,7 +48,6 @@ func (p *Program) prepare(ctx context.Context, content io.ReaderAt, limit int64)
 		in.close()
 		return errorf(Stale, "%w", err)
 	}
-	in.memory.recharge(0)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.park(in)
@@ -57,7 +56,7 @@ func (p *Program) prepare(ctx context.Context, content io.ReaderAt, limit int64)
 
 // resettable says that instances can be used again.
 func (p *Program) resettable() bool {
-	return p.engine.reset != ResetNever && len(p.meta.Fresh) == 0 && p.meta.Init == "" && (p.meta.Image || p.meta.Pages == 0)
+	return p.engine.reset != ResetNever && len(p.meta.Fresh) == 0 && p.meta.Init == "" && p.meta.Image
 }
 
 // take gives a pristine instance that has the memory to run.
@@ -84,24 +83,38 @@ func (p *Program) take(ctx context.Context) (in *instance, err error) {
 		err = in.charge()
 	}
 	if err != nil {
-		p.give(in, false)
+		p.put(in, false)
 		return nil, err
 	}
 	return in, nil
 }
 
-// give takes back what take gave, and parks it if it can be used again. The last one of a program that is closed takes the
-// program with it.
-func (p *Program) give(in *instance, again bool) {
-	again = again && in.reset() == nil
+// give takes back what take gave, and parks it if it can be used again.
+func (p *Program) give(in *instance, again bool) { p.put(in, again && in.reset() == nil) }
+
+// renew is give for an instance that nothing can reset: it parks another for the next call.
+func (p *Program) renew(in *instance) {
+	in.close()
+	p.mu.Lock()
+	enough := p.closed || len(p.parked) > 0
+	p.mu.Unlock()
+	in = nil
+	if !enough {
+		in, _ = p.instantiate(context.Background()) // the next call tries again, and says what is wrong
+	}
+	p.put(in, in != nil)
+}
+
+// put ends or parks an instance that was out. The last one of a program that is closed takes the program with it.
+func (p *Program) put(in *instance, park bool) {
 	p.mu.Lock()
 	p.out--
-	if again = again && !p.closed; again {
+	if park = park && !p.closed; park {
 		p.park(in)
 	}
 	last := p.closed && p.out == 0
 	p.mu.Unlock()
-	if in != nil && !again {
+	if in != nil && !park {
 		in.close()
 	}
 	if last {
@@ -112,6 +125,7 @@ func (p *Program) give(in *instance, again bool) {
 // park puts a pristine instance where take finds it. p.mu must be held.
 func (p *Program) park(in *instance) {
 	in.since = p.engine.now()
+	in.memory.settle()
 	p.parked = append(p.parked, in)
 	p.warmUp()
 }

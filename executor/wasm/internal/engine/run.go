@@ -86,8 +86,12 @@ func (p *Program) Run(ctx context.Context, call *abi.Call, limits Limits, answer
 	if r.cancel != nil {
 		r.cancel()
 	}
-	if r.in != nil {
-		p.give(r.in, p.resettable() && !r.in.broken)
+	switch {
+	case r.in == nil:
+	case p.resettable():
+		p.give(r.in, !r.in.broken)
+	default:
+		p.renew(r.in)
 	}
 }
 

@@ -34,8 +34,8 @@ var probe = []byte("\x00asm\x01\x00\x00\x00" +
 
 const probePages = 2
 
-// choose finds how wazero is laid out and, by a trial of each, the best way to reset that works here.
-func (e *Engine) choose(ctx context.Context) error {
+// choose finds how wazero is laid out and, by a trial of each, the first way to reset that works here.
+func (e *Engine) choose(ctx context.Context, ways ...Reset) error {
 	image := make([]byte, probePages*wasmPage)
 	for i := range 3 * hostPage { // in the middle, so that there are zeros on both sides
 		image[5*hostPage+i] = byte(i%251 + 1)
@@ -47,8 +47,9 @@ func (e *Engine) choose(ctx context.Context) error {
 		return errNoMaps
 	}
 	defer p.Close()
-	if err := e.compileWasm(ctx, p, probe); err != nil {
-		return err
+	err := e.compileWasm(ctx, p, probe)
+	if _, failed := e.clear(); err != nil || failed != nil {
+		return errors.Join(err, failed)
 	}
 	module, err := e.runtime.InstantiateModule(ctx, p.compiled, config)
 	if err != nil {
@@ -62,7 +63,7 @@ func (e *Engine) choose(ctx context.Context) error {
 		return err
 	}
 	var failed error
-	for _, e.reset = range []Reset{ResetScan, ResetPagemap, ResetDrop} {
+	for _, e.reset = range ways {
 		if e.pages, err = newPages(e.reset); err == nil {
 			if err = e.try(ctx, p, image); err == nil {
 				break

@@ -1,0 +1,258 @@
+package engine
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"lambent/executor/wasm/internal/artefact"
+)
+
+func reason(err error) Reason {
+	var failed *Error
+	if errors.As(err, &failed) {
+		return failed.Reason
+	}
+	return ""
+}
+
+// oneShot is a module that a reset could not put back. In the text format:
+//
+//	(module
+//	  (import "lambent_v1" "write" (func $write (param i32 i32)))
+//	  (memory 1)
+//	  (data $hello "hello")
+//	  (func (export "handle")
+//	    (memory.init $hello (i32.const 8) (i32.const 0) (i32.const 5))
+//	    (data.drop $hello)
+//	    (call $write (i32.const 8) (i32.const 5))))
+var oneShot = []byte("\x00asm\x01\x00\x00\x00" +
+	"\x01\x09\x02\x60\x00\x00\x60\x02\x7f\x7f\x00" +
+	"\x02\x14\x01\x0alambent_v1\x05write\x00\x01" +
+	"\x03\x02\x01\x00" +
+	"\x05\x03\x01\x00\x01" +
+	"\x07\x0a\x01\x06handle\x00\x01" +
+	"\x0c\x01\x01" +
+	"\x0a\x17\x01\x15\x00\x41\x08\x41\x00\x41\x05\xfc\x08\x00\x00\xfc\x09\x00\x41\x08\x41\x05\x10\x00\x0b" +
+	"\x0b\x08\x01\x01\x05hello")
+
+// TestFresh: a module that nothing can put back gets an instance for each call.
+func TestFresh(t *testing.T) {
+	e := open(t, Options{})
+	files := pack(t, oneShot)
+	if len(files.Meta.Fresh) == 0 {
+		t.Fatal("the module was taken for one that can be reset")
+	}
+	p, err := e.Load(t.Context(), files, 1<<20)
+	check(t, err)
+	defer p.Close()
+	for range 50 {
+		if got, _, err := call(t, p, to("/"), Limits{}); got != "hello" {
+			t.Fatalf("%q, %v", got, err)
+		}
+		e.tidy(e.now() + time.Minute)
+	}
+}
+
+// TestNoReset: where no way to reset works calls still get pristine instances, and the engine says why.
+func TestNoReset(t *testing.T) {
+	e := open(t, Options{})
+	check(t, e.pages.close())
+	e.pages = nil
+	check(t, e.choose(t.Context(), "magic"))
+	if way, why := e.Reset(); way != ResetNever || !strings.Contains(why, "magic") {
+		t.Fatalf("%s: %s", way, why)
+	}
+	p := load(t, e, cGuest(t), 16<<20)
+	for i := range 50 {
+		secret := "a secret " + strconv.Itoa(i)
+		for _, want := range []struct{ target, answer string }{{"/count", "42"}, {"/hide", "5"}, {"/find", "0"}} {
+			if got, _, err := call(t, p, to(want.target, secret), Limits{}); got != want.answer {
+				t.Fatalf("%s: %q, %v", want.target, got, err)
+			}
+		}
+	}
+}
+
+// TestSelfTestFinds: the self-test notices what a reset has left.
+func TestSelfTestFinds(t *testing.T) {
+	e := open(t, Options{})
+	p := load(t, e, cGuest(t), 4<<20)
+	image, err := io.ReadAll(pack(t, cGuest(t)).Image)
+	check(t, err)
+	if err := e.try(t.Context(), p, image); err == nil {
+		t.Fatal("a guest that is not the probe passed")
+	}
+}
+
+// TestBudget: when the worker has no memory to spare a call fails for it, no guest gets more, and what is parked gives way.
+func TestBudget(t *testing.T) {
+	e := open(t, Options{Memory: 8 << 20, Tokens: 4})
+	p := load(t, e, cGuest(t), 64<<20)
+	if _, usage, err := call(t, p, to("/bomb"), Limits{}); reason(err) != Memory || usage.Memory > 8<<20 {
+		t.Fatalf("%+v, %v", usage, err)
+	}
+	if used := e.memory.used.Load(); used != 0 {
+		t.Fatalf("%d bytes are charged to nobody", used)
+	}
+	// Calls that wait hold 128 KB each, and 8 MB are 64 times that.
+	var wg sync.WaitGroup
+	failed := make(chan error, 100)
+	r, w := io.Pipe()
+	for range 100 {
+		wg.Go(func() {
+			c := to("/wait")
+			c.Body = r
+			_, _, err := callWith(t.Context(), p, c, Limits{})
+			failed <- err
+		})
+	}
+	for range 36 {
+		if err := <-failed; reason(err) != Capacity {
+			t.Fatalf("a call without memory: %v", err)
+		}
+	}
+	check(t, w.Close())
+	wg.Wait()
+	for range 64 {
+		check(t, <-failed)
+	}
+	if used := e.memory.used.Load(); used > 8<<20 || used < 64*hostPage {
+		t.Fatalf("%d bytes are charged for 64 parked instances", used)
+	}
+	other := load(t, e, cCommand(t), 16<<20)
+	if got, _, err := call(t, other, to("/", strings.Repeat("x", 200)), Limits{}); err != nil || got == "" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	e.tidy(e.now() + idleClean + time.Second)
+	if used := e.memory.used.Load(); used != 0 {
+		t.Fatalf("%d bytes are charged after a while", used)
+	}
+}
+
+// TestMappings: the engine stops before the kernel does.
+func TestMappings(t *testing.T) {
+	e := open(t, Options{})
+	p := load(t, e, cGuest(t), 16<<20)
+	limit := e.maps.limit
+	e.maps.limit = e.maps.used.Load()
+	if _, err := e.Load(t.Context(), pack(t, cGuest(t)), 16<<20); reason(err) != Capacity {
+		t.Fatal(err)
+	}
+	in, err := p.take(t.Context())
+	check(t, err)
+	if _, _, err := call(t, p, to("/count"), Limits{}); reason(err) != Capacity {
+		t.Fatal(err)
+	}
+	p.give(in, true)
+	e.maps.limit = limit
+	if got, _, err := call(t, p, to("/count"), Limits{}); got != "42" {
+		t.Fatal(got, err)
+	}
+}
+
+// TestLoadRefuses: what is wrong with an artefact is said, and nothing is left of it.
+func TestLoadRefuses(t *testing.T) {
+	e := open(t, Options{})
+	maps := e.maps.used.Load()
+	for _, test := range []struct {
+		name string
+		want Reason
+		mend func(f *artefact.Files)
+	}{
+		{"more memory than allowed", Memory, func(f *artefact.Files) { f.Meta.Pages = 1000 }},
+		{"short image", Stale, func(f *artefact.Files) { f.Meta.Pages++ }},
+		{"another's native code", Stale, func(f *artefact.Files) { f.Meta.Native = "wazero-1/" + strings.Repeat("0", 64) }},
+		{"native code outside", Stale, func(f *artefact.Files) { f.Meta.Native = "../native" }},
+		{"native code of another version", Stale, func(f *artefact.Files) { f.Native = f.Module }},
+		{"no module", Stale, func(f *artefact.Files) { f.Module = f.Image }},
+		{"another epoch", Stale, func(f *artefact.Files) { f.Meta.Epoch = "epoch" }},
+		{"another kind", Stale, func(f *artefact.Files) { f.Meta.Kind = "command" }},
+	} {
+		files := pack(t, cGuest(t))
+		test.mend(files)
+		if _, err := e.Load(t.Context(), files, 16<<20); reason(err) != test.want {
+			t.Errorf("%s: %v", test.name, err)
+		} else {
+			t.Logf("%s: %v", test.name, err)
+		}
+		if left, err := filepath.Glob(filepath.Join(e.dir, "*", strings.Repeat("?", 64))); err != nil || len(left) > 0 {
+			t.Errorf("%s: left %q, %v", test.name, left, err)
+		}
+	}
+	if used := e.maps.used.Load(); used != maps {
+		t.Errorf("%d mappings are left", used-maps)
+	}
+}
+
+// TestClose: a program ends when its last call does.
+func TestClose(t *testing.T) {
+	e := open(t, Options{})
+	p := load(t, e, cGuest(t), 16<<20)
+	before := e.maps.used.Load()
+	r, w := io.Pipe()
+	done := make(chan error)
+	c := to("/wait")
+	c.Body = r
+	go func() {
+		_, _, err := callWith(t.Context(), p, c, Limits{})
+		done <- err
+	}()
+	_, err := w.Write([]byte("x"))
+	check(t, err)
+	check(t, p.Close())
+	if _, _, err := call(t, p, to("/count"), Limits{}); reason(err) != Internal {
+		t.Errorf("after Close: %v", err)
+	}
+	check(t, w.Close())
+	check(t, <-done)
+	if used := e.maps.used.Load(); used > before-programMaps {
+		t.Errorf("%d mappings are left of %d", used, before)
+	}
+}
+
+// TestFootprint: what a program that was called once costs, in memory of the process.
+func TestFootprint(t *testing.T) {
+	e := open(t, Options{})
+	one := func(salt uint32) {
+		files := pack(t, helloGuest(t, salt))
+		p, err := e.Load(t.Context(), files, 16<<20)
+		check(t, err)
+		check(t, files.Close())
+		t.Cleanup(func() { check(t, p.Close()) })
+		if got, _, err := call(t, p, to("/"), Limits{}); got != "hello\n" {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	resident := func() int {
+		e.tidy(e.now() + idleClean + time.Second)
+		runtime.GC()
+		debug.FreeOSMemory()
+		text, err := os.ReadFile("/proc/self/statm")
+		check(t, err)
+		pages, err := strconv.Atoi(strings.Fields(string(text))[1])
+		check(t, err)
+		return pages * hostPage
+	}
+	for i := range 20 {
+		one(uint32(i))
+	}
+	const n = 200
+	before := resident()
+	for i := range n {
+		one(uint32(1000 + i))
+	}
+	each := (resident() - before) / n
+	t.Logf("%d bytes for each program", each)
+	if each > 60<<10 {
+		t.Error("too much")
+	}
+}
