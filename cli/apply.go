@@ -80,7 +80,7 @@ func (a *app) apply() *cobra.Command {
 		Use:   "apply -f FILE|DIR|-",
 		Short: "Make functions, aliases and routes be as YAML files say",
 		Long: "Make functions, aliases and routes be as YAML files say; what is so already stays as it is, and nothing is removed.\n\n" +
-			"Each document has a kind: function, alias or route. A function's code is a directory or archive, relative to its file, whose own\n" +
+			"Each document has a kind: function, alias or route. A function's code is a directory, archive or module, relative to its file, whose own\n" +
 			manifestName + " counts where the document says nothing. Functions come first, then aliases, then routes.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -219,7 +219,7 @@ func (a *app) function(d document) (*functionDocument, error) {
 		return nil, err
 	}
 	if f.Code == "" || f.Name == "" {
-		return nil, d.at(d.body, errors.New("a function has a name, and code: its directory or archive"))
+		return nil, d.at(d.body, errors.New("a function has a name, and code: its directory, archive or module"))
 	}
 	code := f.Code
 	if !filepath.IsAbs(code) {
@@ -242,8 +242,8 @@ func (a *app) function(d document) (*functionDocument, error) {
 		return nil, err
 	}
 	f.Code, f.Namespace = code, cmp.Or(f.Namespace, a.namespace)
-	if f.Runtime == "" && info.IsDir() {
-		if f.Runtime, err = detectRuntime(code); err != nil {
+	if f.Runtime == "" {
+		if f.Runtime, err = detectRuntime(code, info.IsDir()); err != nil {
 			return nil, d.at(d.body, err)
 		}
 	}

@@ -214,7 +214,7 @@ func TestImports(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	allowed := []string{"lambent", "lambent/cli", "lambent/client", "lambent/internal/bundle", "lambent/internal/changes", "lambent/internal/durable", "lambent/internal/nearest", "lambent/shim/golang",
+	allowed := []string{"lambent", "lambent/cli", "lambent/client", "lambent/internal/bundle", "lambent/internal/changes", "lambent/internal/durable", "lambent/internal/nearest", "lambent/shim/golang", "lambent/shim/wasm",
 		"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/goccy/go-yaml", "github.com/fsnotify/fsnotify", "golang.org/x/sys/unix"}
 	for path := range strings.FieldsSeq(string(out)) {
 		if !slices.ContainsFunc(allowed, func(a string) bool {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"archive/tar"
 	"errors"
 	"fmt"
 	"io"
@@ -28,13 +29,13 @@ var settingFlags = []struct{ flag, field, usage string }{
 
 func (a *app) deploy() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "deploy DIR|ARCHIVE",
-		Short: "Deploy a directory, or a tar, tar.gz or zip archive",
-		Long: "Deploy a directory, or a tar, tar.gz or zip archive, as a function.\n\n" +
+		Use:   "deploy DIR|ARCHIVE|MODULE",
+		Short: "Deploy a directory, a tar, tar.gz or zip archive, or a .wasm file",
+		Long: "Deploy a directory, a tar, tar.gz or zip archive, or a WebAssembly module (a .wasm file) as a function.\n\n" +
 			"A directory may hold a " + manifestName + " with the function's name and settings; flags overrule it. The platform\n" +
 			"installs what a lock file names, and compiles Go, TypeScript and WebAssembly. The new revision serves as soon as it is ready;\n" +
 			"until then, and if it fails, the one before does.",
-		Args: arg("directory or archive"),
+		Args: arg("directory, archive or module"),
 	}
 	o := a.overrides(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -76,7 +77,7 @@ func (a *app) overrides(cmd *cobra.Command) *overrides {
 func (a *app) manifestFor(cmd *cobra.Command, source string, o *overrides) (*manifest, error) {
 	info, err := os.Stat(source)
 	if err != nil {
-		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "%w", err).WithHint("name a directory or an archive")
+		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "%w", err).WithHint("name a directory, an archive or a module")
 	}
 	m := &manifest{}
 	if info.IsDir() {
@@ -120,11 +121,11 @@ func (a *app) manifestFor(cmd *cobra.Command, source string, o *overrides) (*man
 			return nil, err
 		}
 	}
-	if m.Runtime == "" && info.IsDir() {
-		m.Runtime, err = detectRuntime(source)
+	if m.Runtime == "" {
+		m.Runtime, err = detectRuntime(source, info.IsDir())
 	}
 	if m.Runtime == "" && err == nil {
-		err = usagef("say what runs the archive: --runtime python, --runtime nodejs or --runtime go")
+		err = usagef("say what runs the archive: --runtime python, --runtime nodejs, --runtime go or --runtime wasm")
 	}
 	return m, err
 }
@@ -137,7 +138,7 @@ func nameOf(path string, dir bool) (string, error) {
 	}
 	name := filepath.Base(abs)
 	if !dir {
-		for _, ext := range []string{".tar.gz", ".tgz", ".tar", ".zip"} {
+		for _, ext := range []string{".tar.gz", ".tgz", ".tar", ".zip", moduleExt} {
 			name = strings.TrimSuffix(name, ext)
 		}
 	}
@@ -225,7 +226,11 @@ var installed = map[string]string{"package-lock.json": "/node_modules/", "uv.loc
 
 // open opens the archive to upload: source itself, or one made of it that is gone once closed.
 func open(source string, noBuild bool) (*os.File, error) {
-	if info, err := os.Stat(source); err != nil || !info.IsDir() {
+	info, err := os.Stat(source)
+	switch {
+	case err == nil && !info.IsDir() && strings.HasSuffix(source, moduleExt):
+		return temporary(func(w io.Writer) error { return packModule(w, source) })
+	case err != nil || !info.IsDir():
 		return os.Open(source)
 	}
 	var skip []string
@@ -234,14 +239,39 @@ func open(source string, noBuild bool) (*os.File, error) {
 			skip = append(skip, made)
 		}
 	}
+	return temporary(func(w io.Writer) error { return pack(w, source, skip) })
+}
+
+// temporary gives a file with what write writes, which is gone once it is closed.
+func temporary(write func(io.Writer) error) (*os.File, error) {
 	f, err := os.CreateTemp("", "lambent-bundle-")
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(os.Remove(f.Name()), pack(f, source, skip)); err != nil {
+	if err := errors.Join(os.Remove(f.Name()), write(f)); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// moduleExt is what the name of a WebAssembly module ends in.
+const moduleExt = ".wasm"
+
+// packModule makes an archive of one module, under the name that is looked for.
+func packModule(w io.Writer, source string) error {
+	module, err := os.ReadFile(source)
+	if err != nil {
+		return err
+	}
+	rt, _ := lambent.RuntimeOf("wasm")
+	archive := tar.NewWriter(w)
+	if err := archive.WriteHeader(&tar.Header{Name: rt.Handler, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(module))}); err != nil {
+		return err
+	}
+	if _, err := archive.Write(module); err != nil {
+		return err
+	}
+	return archive.Close()
 }
 
 // pack refuses by the platform's own limits, so that what is too large is not sent first.

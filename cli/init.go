@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"lambent"
 	"lambent/shim/golang"
+	"lambent/shim/wasm"
 )
 
 // The names end in .tmpl, because the go command would take them for a module of its own.
@@ -41,7 +43,7 @@ func (a *app) initialise() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&runtime, "runtime", "python", "python, python3.N, nodejs, nodejsNN, go, http, exec or static")
+	cmd.Flags().StringVar(&runtime, "runtime", "python", "python, python3.N, nodejs, nodejsNN, go, wasm (in Go), wasm-c, wasm-rust, wasm-assemblyscript, http, exec or static")
 	return cmd
 }
 
@@ -59,36 +61,52 @@ func scaffold(dir, runtime string) (paths []string, err error) {
 	if _, ok := lambent.RuntimeOf(runtime); ok {
 		kind = strings.TrimRight(runtime, "0123456789.")
 	}
-	entries, err := templates.ReadDir(path.Join("template", kind))
+	kinds, err := templates.ReadDir("template")
 	if err != nil {
-		return nil, usagef("there is no runtime %q to begin with; use python, nodejs, go, http, exec or static, or a version such as python3.11", runtime)
+		return nil, err
+	}
+	if !slices.ContainsFunc(kinds, func(e fs.DirEntry) bool { return e.Name() == kind }) {
+		return nil, usagef("there is no runtime %q to begin with; use python, nodejs, go, wasm, http, exec or static, or a version such as python3.11", runtime)
+	}
+	template, err := fs.Sub(templates, path.Join("template", kind))
+	if err != nil {
+		return nil, err
 	}
 	files := map[string]string{}
-	for _, entry := range entries {
-		raw, err := templates.ReadFile(path.Join("template", kind, entry.Name()))
-		if err != nil {
-			return nil, err
+	err = fs.WalkDir(template, ".", func(file string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
 		}
-		text := strings.NewReplacer("NAME", name, "RUNTIME", runtime).Replace(string(raw))
-		files[strings.TrimSuffix(entry.Name(), ".tmpl")] = text
+		raw, err := fs.ReadFile(template, file)
+		files[filepath.Join(dir, strings.TrimSuffix(file, ".tmpl"))] = strings.NewReplacer("NAME", name, "RUNTIME", runtime).Replace(string(raw))
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	if kind == "go" {
-		files["listen.go"] = golang.Source("main")
+	switch kind {
+	case "go":
+		files[filepath.Join(dir, "listen.go")] = golang.Source("main")
+	case "wasm":
+		files[filepath.Join(dir, "lambent/lambent.go")] = wasm.Source("lambent.go")
+	case "wasm-c":
+		files[filepath.Join(dir, "lambent.h")] = wasm.Source("lambent.h")
+	case "wasm-rust":
+		files[filepath.Join(dir, "src/lambent.rs")] = wasm.Source("lambent.rs")
+	case "wasm-assemblyscript":
+		files[filepath.Join(dir, "lambent.ts")] = wasm.Source("lambent.ts")
 	}
-	for file := range files {
-		paths = append(paths, filepath.Join(dir, file))
-	}
-	slices.Sort(paths)
+	paths = slices.Sorted(maps.Keys(files))
 	for _, p := range paths {
 		if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
 			return nil, lambent.Errorf(lambent.CodeConflict, "%s is there already", p).WithHint("choose another directory; nothing was written")
 		}
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, lambent.Errorf(lambent.CodeInvalidRequest, "%w", err)
-	}
 	for _, p := range paths {
-		text, mode := files[filepath.Base(p)], os.FileMode(0o644)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			return nil, lambent.Errorf(lambent.CodeInvalidRequest, "%w", err)
+		}
+		text, mode := files[p], os.FileMode(0o644)
 		if strings.HasPrefix(text, "#!") {
 			mode = 0o755
 		}

@@ -78,8 +78,19 @@ func find(v reflect.Value, field []string) (reflect.Value, error) {
 	return v, nil
 }
 
-// detectRuntime tells the runtime of the code in dir by its files.
-func detectRuntime(dir string) (string, error) {
+// detectRuntime tells the runtime of the code in a directory by its files. Of an archive, whose files it does not
+// know, it says nothing.
+func detectRuntime(source string, isDir bool) (string, error) {
+	switch {
+	case isDir:
+		return runtimeOfDir(source)
+	case strings.HasSuffix(source, moduleExt):
+		return "wasm", nil
+	}
+	return "", nil
+}
+
+func runtimeOfDir(dir string) (string, error) {
 	has := func(pattern string) string {
 		files, _ := filepath.Glob(filepath.Join(escapeGlob(dir), pattern)) // the patterns are valid
 		if len(files) == 0 {

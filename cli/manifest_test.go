@@ -29,7 +29,7 @@ func TestDetectRuntime(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got, err := detectRuntime(dir); got != tt.want || (err == nil) != (got != "") {
+		if got, err := detectRuntime(dir, true); got != tt.want || (err == nil) != (got != "") {
 			t.Errorf("%v: %q, %v", tt.files, got, err)
 		}
 	}
