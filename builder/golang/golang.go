@@ -5,6 +5,7 @@
 package golang
 
 import (
+	"cmp"
 	"context"
 	"go/build"
 	"io"
@@ -73,7 +74,8 @@ if [ -e /work/modules/cache/download ]; then
 	mv /work/modules/cache/download /work/out/modules
 fi
 `
-	// compile takes what the program is called, its mode, and what to build.
+	// compile takes what the program is called, its mode, a file that is added where the source has none of that name, or "", its
+	// text, and what to build.
 	compile = common + `
 if [ -e ` + builder.LayerDir + `/packages ]; then
 	cp -rs ` + builder.LayerDir + `/packages/. /work/packages/
@@ -83,7 +85,11 @@ if [ -e ` + builder.LayerDir + `/modules ]; then
 fi
 program=$1
 mode=$2
-shift 2
+if [ -n "$3" ] && ! [ -e "$3" ]; then
+	mkdir -p "$(dirname "$3")"
+	printf %s "$4" >"$3"
+fi
+shift 4
 build -buildmode="$mode" -o "/work/out/$program" "$@"
 `
 )
@@ -92,13 +98,16 @@ build -buildmode="$mode" -o "/work/out/$program" "$@"
 type Target struct {
 	OS, Arch string // as GOOS and GOARCH
 	Mode     string // of go build -buildmode
+	// File is added to a source that has none of that path; "" for none. Text is what is in it.
+	File, Text string
 }
 
 var (
-	host = Target{"linux", runtime.GOARCH, "default"}
-	// WebAssembly, as a program and as a library.
-	WASICommand = Target{"wasip1", "wasm", "default"}
-	WASIReactor = Target{"wasip1", "wasm", "c-shared"}
+	host = Target{OS: "linux", Arch: runtime.GOARCH, Mode: "default"}
+	// WASICommand is for WebAssembly modules that are programs.
+	WASICommand = Target{OS: "wasip1", Arch: "wasm", Mode: "default"}
+	// WASIReactor is for those that are libraries, which their host calls.
+	WASIReactor = Target{OS: "wasip1", Arch: "wasm", Mode: "c-shared"}
 )
 
 // suffix is what the name of the compiled standard library ends in.
@@ -138,7 +147,7 @@ func Plan(src builder.Source, t Target) (*builder.Plan, error) {
 		compiled = ""
 	}
 	p := &builder.Plan{
-		Build: &builder.Step{Key: builder.Key("go", version, src.Digest), Script: compile, Args: append([]string{program, compiled, t.OS, t.Arch, src.Handler, t.Mode}, what...)},
+		Build: &builder.Step{Key: builder.Key("go", version, src.Digest), Script: compile, Args: append([]string{program, compiled, t.OS, t.Arch, src.Handler, t.Mode, t.File, t.Text}, what...)},
 		Drop:  func(name string) bool { return name == src.Handler || isGo(name) },
 	}
 	layer := &builder.Step{Key: builder.Key("go", version), Files: []string{}, Script: prepare, Args: []string{program, compiled, t.OS, t.Arch}}
@@ -158,15 +167,21 @@ var (
 	moduleRE = regexp.MustCompile(`(?m)^module[ \t]+"?([^\s"]+)`)
 )
 
+// Module is the path of the module of a go.mod with that text; "" where it names none.
+func Module(text string) string {
+	m := moduleRE.FindStringSubmatch(text)
+	if m == nil {
+		return ""
+	}
+	return m[1]
+}
+
 // maxImports bounds the arguments of a step, in bytes.
 const maxImports = 32 << 10
 
 // imports lists what the program imports of other modules. What cannot be read is left out: the compiler tells.
 func imports(src fs.FS, module string, t Target) []string {
-	own := "lambent" // anything
-	if m := moduleRE.FindStringSubmatch(module); m != nil {
-		own = m[1]
-	}
+	own := cmp.Or(Module(module), "lambent") // anything
 	files := build.Context{
 		GOOS: t.OS, GOARCH: t.Arch, Compiler: "gc", ReleaseTags: build.Default.ReleaseTags,
 		JoinPath: path.Join,

@@ -25,11 +25,11 @@ func TestPlan(t *testing.T) {
 		t.Errorf("a program that is built: %+v", p)
 	}
 	p := plan(map[string]string{"main.go": "", "count.go": "", "count_test.go": ""})
-	if got := p.Build.Args[4:]; !slices.Equal(got, []string{"bin/server", "default", "./count.go", "./main.go"}) {
+	if got := p.Build.Args[4:]; !slices.Equal(got, []string{"bin/server", "default", "", "", "./count.go", "./main.go"}) {
 		t.Errorf("without a module %v", got)
 	}
 	p = plan(map[string]string{"go.mod": "module x\n", "main.go": ""})
-	if got := p.Build.Args[4:]; !slices.Equal(got, []string{"bin/server", "default", "."}) {
+	if got := p.Build.Args[4:]; !slices.Equal(got, []string{"bin/server", "default", "", "", "."}) {
 		t.Errorf("a module %v", got)
 	}
 	for name, dropped := range map[string]bool{

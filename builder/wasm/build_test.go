@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"lambent"
@@ -55,7 +56,15 @@ var commands = map[string]map[string]string{
 func TestCommand(t *testing.T) {
 	for language, files := range commands {
 		t.Run(language, func(t *testing.T) {
-			built := buildertest.Twice(t, newWorld, "wasm", files)
+			w := newWorld(t)
+			first := w.Build(t, "default", "wasm", files, nil)
+			if again := w.Build(t, "default", "wasm", files, nil); !again.Cached || again.Code != first.Code {
+				t.Errorf("again: %+v, the first time: %+v", again, first)
+			}
+			if elsewhere := newWorld(t).Build(t, "default", "wasm", files, nil); elsewhere.Code != first.Code {
+				t.Errorf("two builds differ: %s and %s", first.Code, elsewhere.Code)
+			}
+			built := w.Files(t, first.Code)
 			if len(built) != 1 {
 				t.Errorf("the code has %d files", len(built))
 			}
@@ -65,6 +74,72 @@ func TestCommand(t *testing.T) {
 			t.Logf("%d bytes", len(built["main.wasm"]))
 		})
 	}
+}
+
+var reactors = map[string]map[string]string{
+	"C":                         {"main.c": "#include \"lambent.h\"\n\nvoid handle(void) { lambent_print(\"hi\"); }\n"},
+	"Go with our package":       {"go.mod": "module a.test/hi\n\ngo 1.24\n", "main.go": "package main\n\nimport \"a.test/hi/lambent\"\n\nfunc init() {\n\tlambent.Handle(func(w *lambent.ResponseWriter, r *lambent.Request) { w.WriteString(\"hi\") })\n}\n\nfunc main() {}\n"},
+	"Go":                        {"main.go": "package main\n\n//go:wasmimport lambent_v1 write\nfunc write(p *byte, n uint32)\n\nvar hi = []byte(\"hi\")\n\n//go:wasmexport handle\nfunc handle() { write(&hi[0], 2) }\n\nfunc main() {}\n"},
+	"Rust":                      {"src/lib.rs": "mod lambent;\n\nfn answer(_: lambent::Request) -> std::io::Result<()> {\n    lambent::Response::new(200).with(\"hi\")\n}\n\nlambent::handle!(answer);\n", "Cargo.toml": "[package]\nname = \"hi\"\nedition = \"2021\"\n"},
+	"AssemblyScript":            {"main.ts": "import { Response } from \"./lambent\";\n\nexport function handle(): void {\n  new Response().send(\"hi\");\n}\n"},
+	"AssemblyScript, library":   {"assembly/index.ts": "import { Response } from \"lambent\";\n\nexport function handle(): void {\n  new Response().send(\"hi\");\n  if (Math.random() > 2) throw new Error(\"no\");\n}\n", "asconfig.json": `{"entries": ["assembly/index.ts"], "targets": {"release": {"outFile": "build/x.wasm", "sourceMap": true, "optimizeLevel": 3}}}`},
+	"AssemblyScript by its own": {"index.ts": "@external(\"lambent_v1\", \"write\")\ndeclare function write(at: usize, size: u32): void;\n\nexport function handle(): void {\n  const hi = String.UTF8.encode(\"hi\");\n  write(changetype<usize>(hi), 2);\n}\n"},
+}
+
+// TestReactor builds modules that import nothing but what there is, and calls them once.
+func TestReactor(t *testing.T) {
+	w := newWorld(t)
+	for name, files := range reactors {
+		t.Run(name, func(t *testing.T) {
+			built := w.Files(t, w.Build(t, "default", "wasm", files, nil).Code)
+			if len(built) != 1 {
+				t.Errorf("the code has %d files", len(built))
+			}
+			if got := call(t, built["main.wasm"]); got != "hi" {
+				t.Errorf("it answered %q", got)
+			}
+			t.Logf("%d bytes", len(built["main.wasm"]))
+		})
+	}
+}
+
+// call calls a reactor and gives what it writes.
+func call(t *testing.T, module string) (out string) {
+	t.Helper()
+	ctx := context.Background()
+	r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigInterpreter())
+	defer r.Close(ctx)
+	wasi_snapshot_preview1.MustInstantiate(ctx, r)
+	text := func(m api.Module, at, size uint32) string {
+		p, _ := m.Memory().Read(at, size)
+		return string(p)
+	}
+	_, err := r.NewHostModuleBuilder("lambent_v1").
+		NewFunctionBuilder().WithFunc(func(_ context.Context, m api.Module, at, size uint32) { out += text(m, at, size) }).Export("write").
+		NewFunctionBuilder().WithFunc(func(_ context.Context, _ api.Module, _, _ uint32) {}).Export("random").
+		NewFunctionBuilder().WithFunc(func(_ context.Context, m api.Module, at, size uint32) { t.Log(text(m, at, size)) }).Export("log").
+		NewFunctionBuilder().WithFunc(func(_ context.Context, _ api.Module, _, _, _ uint32) {}).Export("respond").
+		NewFunctionBuilder().WithFunc(func(_ context.Context, _ api.Module, _, _ uint32) uint32 { return 0 }).Export("read").
+		NewFunctionBuilder().WithFunc(func(_ context.Context, _ api.Module, _, _, _, _ uint32) int32 { return -1 }).Export("env").
+		NewFunctionBuilder().WithFunc(func() int64 { return 0 }).Export("time").
+		NewFunctionBuilder().WithFunc(func(_ context.Context, m api.Module, at, size uint32) uint32 {
+		head := "GET\x00/\x00host\x00HTTP/1.1\x00\x00"
+		if !m.Memory().WriteString(at, head) || int(size) < len(head) {
+			t.Errorf("%d bytes for the head", size)
+		}
+		return uint32(len(head))
+	}).Export("request").Instantiate(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := r.InstantiateWithConfig(ctx, []byte(module), wazero.NewModuleConfig().WithStartFunctions("_initialize"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.ExportedFunction("handle").Call(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 // TestMistake checks that what a compiler says of a mistake comes with its file and line.

@@ -8,6 +8,7 @@ import (
 
 	"lambent"
 	"lambent/builder"
+	sdk "lambent/shim/wasm"
 )
 
 const (
@@ -18,11 +19,12 @@ const (
 module=$1
 model=$2
 shift 2
-[ "$model" = command ] || set -- "$@" -Wl,--export=handle
-exec ` + clang + ` --target=wasm32-wasi -mexec-model="$model" -Os -Wall -I . -o "/work/out/$module" "$@" \
+export=
+[ "$model" = command ] || export=-Wl,--export=handle
+exec ` + clang + ` --target=wasm32-wasi -mexec-model="$model" -Os -Wall -Werror=implicit-function-declaration -I . -o "/work/out/$module" \
 	-D_WASI_EMULATED_SIGNAL -D_WASI_EMULATED_PROCESS_CLOCKS -D_WASI_EMULATED_GETPID -D_WASI_EMULATED_MMAN \
 	-lwasi-emulated-signal -lwasi-emulated-process-clocks -lwasi-emulated-getpid -lwasi-emulated-mman -lm \
-	-Wl,--stack-first -Wl,-z,stack-size=1048576 -Wl,--gc-sections -Wl,--strip-all
+	-Wl,--stack-first -Wl,-z,stack-size=1048576 -Wl,--gc-sections -Wl,--strip-all $export -- "$@"
 `
 )
 
@@ -48,7 +50,7 @@ func planC(src builder.Source, files []string) (*builder.Plan, error) {
 	}
 	return &builder.Plan{Build: &builder.Step{
 		Key: builder.Key("c", version, src.Digest), Script: compileC,
-		Args: append([]string{".", "lambent.h", sdk("lambent.h"), src.Handler, model}, files...),
+		Args: append([]string{".", "lambent.h", sdk.Source("lambent.h"), src.Handler, model}, files...),
 	}}, nil
 }
 

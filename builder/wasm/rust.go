@@ -8,6 +8,7 @@ import (
 
 	"lambent"
 	"lambent/builder"
+	sdk "lambent/shim/wasm"
 )
 
 const (
@@ -65,7 +66,7 @@ func planRust(src builder.Source, files []string) (*builder.Plan, error) {
 	}
 	return &builder.Plan{Build: &builder.Step{
 		Key: builder.Key("rust", version, src.Digest), Script: compileRust,
-		Args: []string{path.Dir(main), "lambent.rs", sdk("lambent.rs"), src.Handler, target, edition, main},
+		Args: []string{path.Dir(main), "lambent.rs", sdk.Source("lambent.rs"), src.Handler, target, edition, main},
 	}}, nil
 }
 

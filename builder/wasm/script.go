@@ -10,20 +10,28 @@ import (
 	"lambent"
 	"lambent/builder"
 	nodejs "lambent/builder/node"
+	sdk "lambent/shim/wasm"
 )
 
 const (
 	// compilers are the versions of the compiler of AssemblyScript: scripts/setup puts a pinned one there.
 	compilers = "/usr/local/lib/lambent/assemblyscript/*/node_modules/assemblyscript/bin/asc.js"
-	// compileScript takes the module, the compiler and what is given to it. Its own log of what it did is of no use.
+	// compileScript takes the module, the compiler and what is given to it. lambent.ts also has what the language itself
+	// needs of its host, so that it is a library where the source does not import it as a file.
 	compileScript = open + `
 module=$1
 asc=$2
 shift 2
 [ ! -e ` + builder.LayerDir + `/node_modules ] || ln -sfn ` + builder.LayerDir + `/node_modules node_modules
+if ! grep -rqE --include='*.ts' --exclude=lambent.ts --exclude-dir=node_modules "['\"]\.{1,2}/(.*/)?lambent['\"]" .; then
+	mkdir /work/lib
+	printf %s "$own" >/work/lib/lambent.ts
+	set -- "$@" --lib ../lib # its files are roots only if its path is relative
+fi
 node=/usr/bin/node
 [ -x "$node" ] || node=/usr/local/bin/node
-exec "$node" --enable-source-maps "$asc" "$@" --outFile "/work/out/$module" --noColors
+"$node" --enable-source-maps "$asc" "$@" --outFile /work/made.wasm --noColors --use abort=lambent_abort --use trace=lambent_trace --use seed=lambent_seed
+mv /work/made.wasm "/work/out/$module"
 `
 )
 
@@ -62,7 +70,7 @@ func planScript(src builder.Source, files []string) (*builder.Plan, error) {
 	}
 	p.Build = &builder.Step{
 		Key: builder.Key("assemblyscript", version, src.Digest), Script: compileScript,
-		Args: append([]string{path.Dir(entry), "lambent.ts", sdk("lambent.ts"), src.Handler, compiler}, args...),
+		Args: append([]string{path.Dir(entry), "lambent.ts", sdk.Source("lambent.ts"), src.Handler, compiler}, args...),
 	}
 	if p.Layer != nil {
 		p.Build.Key = builder.Key(p.Build.Key, p.Layer.Key)
@@ -77,7 +85,7 @@ func configured(src builder.Source) (entry string, args []string, err error) {
 		return "", nil, err
 	}
 	if !ok {
-		return "", []string{"--optimize", "--use", "abort=lambent_abort"}, nil
+		return "", []string{"--optimize"}, nil
 	}
 	var config struct {
 		Entries []string `json:"entries"`

@@ -1,8 +1,8 @@
 // Package wasm builds functions of runtime wasm: one module, of a source in Go, C, Rust or AssemblyScript, or none where
 // the source is a module already.
 //
-// The code is the module and nothing else, because a module has no files to see. No code of the source runs in a build,
-// but for what packages of npm run when they are installed.
+// The code is the module and nothing else, because a module has no files to see. Of a source runs in a build what npm's
+// packages run when they are installed, and what AssemblyScript takes for transforms.
 package wasm
 
 import (
@@ -11,11 +11,13 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"lambent"
 	"lambent/builder"
 	"lambent/builder/golang"
+	sdk "lambent/shim/wasm"
 )
 
 // Builder is the builder of runtime wasm.
@@ -108,7 +110,8 @@ const open = `
 cp -r /var/task /work/src
 chmod -R u+w /work/src
 cd /work/src
-[ -e "$1/$2" ] || printf %s "$3" >"$1/$2"
+[ ! -d "$1" ] || [ -e "$1/$2" ] || printf %s "$3" >"$1/$2"
+own=$3
 shift 3
 mkdir -p "/work/out/$(dirname "$1")"
 `
@@ -118,16 +121,22 @@ func goFiles(src builder.Source) ([]string, error) {
 	return slices.DeleteFunc(files, func(name string) bool { return strings.HasSuffix(name, "_test.go") }), err
 }
 
-// planGo compiles a library that the platform calls where the source exports something to it, and else a program.
+// planGo compiles a library that the platform calls where the source imports our package or exports something by itself,
+// and else a program.
 func planGo(src builder.Source, files []string) (*builder.Plan, error) {
-	target := golang.WASICommand
+	manifest, _, err := src.Read("go.mod")
+	if err != nil {
+		return nil, err
+	}
+	target, own := golang.WASICommand, strconv.Quote(golang.Module(manifest)+"/lambent")
 	for _, name := range files {
 		text, _, err := src.Read(name)
 		if err != nil {
 			return nil, err
 		}
-		if path.Ext(name) == ".go" && exportRE.MatchString(text) {
+		if path.Ext(name) == ".go" && (strings.Contains(text, own) || exportRE.MatchString(text)) {
 			target = golang.WASIReactor
+			target.File, target.Text = "lambent/lambent.go", sdk.Source("lambent.go")
 		}
 	}
 	return golang.Plan(src, target)

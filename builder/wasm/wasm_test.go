@@ -8,6 +8,7 @@ import (
 
 	"lambent"
 	"lambent/builder"
+	sdk "lambent/shim/wasm"
 )
 
 func planOf(files map[string]string) (*builder.Plan, error) {
@@ -28,12 +29,13 @@ func TestPlan(t *testing.T) {
 		{"an older build beside the source", map[string]string{"bin/main.wasm": "\x00asm", "main.c": ""}, []string{"command", "main.c"}},
 		{"a program in C", map[string]string{"main.c": "// #include \"lambent.h\"\n", "src/x.c": "", "src/x.h": ""}, []string{"bin/main.wasm", "command", "main.c", "src/x.c"}},
 		{"a library in C", map[string]string{"main.c": "#include <stdio.h>\n # include \"lambent.h\"\n"}, []string{"reactor", "main.c"}},
-		{"a program in Go", map[string]string{"go.mod": "module x\n", "main.go": "package main\n\nfunc main() { /* //go:wasmexport handle */ }\n"}, []string{"bin/main.wasm", "default", "."}},
-		{"a library in Go", map[string]string{"main.go": "package main\n\n//go:wasmexport handle\nfunc handle() {}\n", "main_test.go": ""}, []string{"bin/main.wasm", "c-shared", "./main.go"}},
+		{"a program in Go", map[string]string{"go.mod": "module x\n", "main.go": "package main\n\nfunc main() { /* //go:wasmexport handle */ }\n"}, []string{"bin/main.wasm", "default", "", "", "."}},
+		{"a library in Go", map[string]string{"main.go": "package main\n\n//go:wasmexport handle\nfunc handle() {}\n", "main_test.go": ""}, []string{"bin/main.wasm", "c-shared", "lambent/lambent.go", sdk.Source("lambent.go"), "./main.go"}},
+		{"a library in Go with our package", map[string]string{"go.mod": "module a.test/x\n", "main.go": "package main\n\nimport \"a.test/x/lambent\"\n"}, []string{"c-shared", "lambent/lambent.go", sdk.Source("lambent.go"), "."}},
 		{"a test is no source", map[string]string{"bin/main.wasm": "\x00asm", "main_test.go": ""}, nil},
 		{"a program in Rust", map[string]string{"main.rs": ""}, []string{"2021", "main.rs"}},
 		{"a crate with a library", map[string]string{"Cargo.toml": "[package]\nedition = \"2018\" # old\n[dev-dependencies]\nx = \"1\"\n[target.'cfg(unix)'.dependencies]\n", "src/lib.rs": ""}, []string{"2018", "src/lib.rs"}},
-		{"AssemblyScript", map[string]string{"assembly/index.ts": "", "package.json": `{"devDependencies": {"assemblyscript": "0.28.20"}}`}, []string{"--optimize", "--use", "abort=lambent_abort", "assembly/index.ts"}},
+		{"AssemblyScript", map[string]string{"assembly/index.ts": "", "package.json": `{"devDependencies": {"assemblyscript": "0.28.20"}}`}, []string{"--optimize", "assembly/index.ts"}},
 		{"AssemblyScript with settings", map[string]string{"src/index.ts": "", "asconfig.json": "{}"}, []string{"src/index.ts"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,3 +1,0 @@
-package wasm
-
-func sdk(string) string { return "" }
