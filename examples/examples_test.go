@@ -14,6 +14,11 @@ func TestExamples(t *testing.T) {
 		"hello":     {"/usr/bin/python3", "-B", "-m", "unittest", "-v"},
 		"wordcount": {"go", "test", "./..."},
 		"site":      {"node", "--test"},
+
+		"wasm-go":         {"go", "test", "./..."},
+		"wasm-go-command": {"go", "test", "./..."},
+		"wasm-rust":       {"/bin/sh", "-euc", `out=$(mktemp); trap 'rm -f "$out"' EXIT; /usr/bin/rustc --edition 2021 --test -o "$out" src/redact.rs; "$out"`},
+		"wasm-module":     {"/bin/sh", "-euc", `out=$(mktemp); trap 'rm -f "$out"' EXIT; node assemble.mjs "$out"; cmp "$out" main.wasm`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			track(t, name)

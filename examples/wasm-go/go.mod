@@ -1,0 +1,3 @@
+module pick
+
+go 1.24
