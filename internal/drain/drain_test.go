@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -37,11 +39,23 @@ func listen(t *testing.T) *net.TCPListener {
 	return l.(*net.TCPListener)
 }
 
-// share gives a second listener on the socket of l, as another process has it after an upgrade.
+// share gives a second listener on the socket of l, as another process has it after an upgrade. It is not made by
+// l.File: net.FileListener makes the socket of such a file block for a moment, and an Accept of l that comes then
+// blocks past its deadline.
 func share(t *testing.T, l *net.TCPListener) *net.TCPListener {
 	t.Helper()
-	f, err := l.File()
+	raw, err := l.SyscallConn()
 	if err != nil {
+		t.Fatal(err)
+	}
+	var f *os.File
+	cerr := raw.Control(func(fd uintptr) {
+		var second int
+		if second, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {
+			f = os.NewFile(uintptr(second), "second")
+		}
+	})
+	if err := errors.Join(cerr, err); err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
