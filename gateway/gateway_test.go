@@ -34,8 +34,20 @@ func authenticate(r *http.Request) (lambent.Principal, bool) {
 	return who, ok
 }
 
-// open serves functions "hello" in the namespaces default and team by f.
+// open serves what handler gives.
 func open(t *testing.T, f invokerFunc, change func(*lambent.Settings)) *httptest.Server {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(handler(t, f, change))
+	srv.Config.Protocols = new(http.Protocols)
+	srv.Config.Protocols.SetHTTP1(true)
+	srv.Config.Protocols.SetUnencryptedHTTP2(true)
+	srv.Start()
+	t.Cleanup(srv.Close)
+	return srv
+}
+
+// handler is a gateway whose functions are "hello" in the namespaces default and team, by f.
+func handler(t *testing.T, f invokerFunc, change func(*lambent.Settings)) http.Handler {
 	t.Helper()
 	s := lambent.Settings{Runtime: "go"}
 	if change != nil {
@@ -49,14 +61,7 @@ func open(t *testing.T, f invokerFunc, change func(*lambent.Settings)) *httptest
 	for _, ns := range []string{"default", "team"} {
 		table.Set(&lambent.Function{Namespace: ns, Name: "hello", Latest: lambent.NewRevision(ns, "hello", s, "sha256:1", "r", time.Now())})
 	}
-	g := New(Options{Table: table, Routes: &route.Routes{}, Invoker: f, Public: true, Authenticate: authenticate})
-	srv := httptest.NewUnstartedServer(g)
-	srv.Config.Protocols = new(http.Protocols)
-	srv.Config.Protocols.SetHTTP1(true)
-	srv.Config.Protocols.SetUnencryptedHTTP2(true)
-	srv.Start()
-	t.Cleanup(srv.Close)
-	return srv
+	return New(Options{Table: table, Routes: &route.Routes{}, Invoker: f, Public: true, Authenticate: authenticate})
 }
 
 func text(status int, s string) *lambent.Response {

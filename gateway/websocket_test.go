@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -22,15 +21,52 @@ import (
 	"lambent/internal/wsframe"
 )
 
-// forward is an invoker whose function is the server at addr.
-func forward(addr string, drain <-chan struct{}) invokerFunc {
-	return func(_ context.Context, inv *lambent.Invocation) (*lambent.Response, error) {
-		c, err := net.Dial("tcp", addr)
+// inMemory is a listener whose connections are pipes.
+type inMemory struct {
+	conns chan net.Conn
+	done  chan struct{}
+}
+
+// serveInMemory serves h until the end of the test.
+func serveInMemory(t *testing.T, h http.HandlerFunc) *inMemory {
+	l := &inMemory{make(chan net.Conn), make(chan struct{})}
+	srv := &http.Server{Handler: h}
+	go srv.Serve(l)
+	t.Cleanup(func() { srv.Close() })
+	return l
+}
+
+func (l *inMemory) dial(context.Context, string, string) (net.Conn, error) {
+	near, far := net.Pipe()
+	select {
+	case l.conns <- far:
+		return near, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *inMemory) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *inMemory) Close() error   { close(l.done); return nil }
+func (l *inMemory) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }
+
+// forward is an invoker whose function is the server at l.
+func forward(l *inMemory, drain <-chan struct{}) invokerFunc {
+	return func(ctx context.Context, inv *lambent.Invocation) (*lambent.Response, error) {
+		c, err := l.dial(ctx, "", "")
 		if err != nil {
 			return nil, err
 		}
 		r := &http.Request{Method: inv.Method, Host: inv.Host, Header: inv.Header.Clone()}
-		r.URL, err = r.URL.Parse("http://" + addr + inv.Target)
+		r.URL, err = r.URL.Parse("http://function" + inv.Target)
 		if err != nil {
 			return nil, err
 		}
@@ -48,69 +84,82 @@ func forward(addr string, drain <-chan struct{}) invokerFunc {
 		return &lambent.Response{Status: resp.StatusCode, Header: resp.Header, Drain: drain,
 			Body: struct {
 				io.Reader
-				pipe
-			}{br, pipe{c}}}, nil
+				duplex
+			}{br, duplex{c}}}, nil
 	}
 }
 
-// Both sides speak while the WebSocket is drained: what arrives is whole, in order, and ends with 1012 on both.
+// Both sides speak while the WebSocket is drained: what arrives is whole, in order, and ends with 1012 on both. That
+// takes no time but what they need to speak, which does not pass here.
 func TestWebSocketDrains(t *testing.T) {
-	for range 20 {
-		drain := make(chan struct{})
-		codes := make(chan error, 2)
-		var talking sync.WaitGroup
-		talk := func(c *websocket.Conn) {
-			c.SetReadLimit(-1)
-			talking.Go(func() { // sizes of all forms of a frame's length
-				for i := 0; ; i++ {
-					if c.Write(context.Background(), websocket.MessageText, fmt.Appendf(nil, "%d %s", i, strings.Repeat("x", i*i*i%70_000))) != nil {
-						return
-					}
-				}
-			})
-			for i := 0; ; i++ {
-				_, got, err := c.Read(context.Background())
-				if err != nil {
-					codes <- err
-					return
-				}
-				if want := fmt.Sprintf("%d %s", i, strings.Repeat("x", i*i*i%70_000)); string(got) != want {
-					t.Errorf("message %d is %.10q of %d bytes", i, got, len(got))
+	for round := range 20 {
+		synctest.Test(t, func(t *testing.T) { drainWebSocket(t, 5*round) })
+	}
+}
+
+// drainWebSocket drains one when the client has got as many messages.
+func drainWebSocket(t *testing.T, messages int) {
+	drain := make(chan struct{})
+	codes := make(chan error, 2)
+	var talking sync.WaitGroup
+	text := func(i int) string { // sizes of all forms of a frame's length
+		return fmt.Sprintf("%d %s", i, strings.Repeat("x", i*i*i%70_000))
+	}
+	talk := func(c *websocket.Conn, got func(i int)) {
+		c.SetReadLimit(-1)
+		talking.Go(func() {
+			for i := range 1000 { // then time passes
+				if c.Write(context.Background(), websocket.MessageText, []byte(text(i))) != nil {
 					return
 				}
 			}
-		}
-		function := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+		})
+		for i := 0; ; i++ {
+			got(i)
+			_, got, err := c.Read(context.Background())
 			if err != nil {
-				t.Error(err)
+				codes <- err
 				return
 			}
-			defer c.CloseNow()
-			talk(c)
-		}))
-		srv := open(t, forward(function.Listener.Addr().String(), drain), nil)
-		c, _, err := websocket.Dial(t.Context(), srv.URL+"/fn/hello", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.AfterFunc(5*time.Millisecond, func() { close(drain) })
-		began := time.Now()
-		talk(c)
-		for range 2 {
-			err := <-codes
-			var end websocket.CloseError
-			if !errors.As(err, &end) || end.Code != websocket.StatusServiceRestart {
-				t.Errorf("a side ended with %v", err)
+			if string(got) != text(i) {
+				t.Errorf("message %d is %.10q of %d bytes", i, got, len(got))
+				return
 			}
 		}
-		if took := time.Since(began); took > farewell-time.Second {
-			t.Errorf("it took %v", took)
-		}
-		c.CloseNow()
-		talking.Wait()
-		function.Close()
 	}
+	function := serveInMemory(t, func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.CloseNow()
+		talk(c, func(int) {})
+	})
+	door := serveInMemory(t, handler(t, forward(function, drain), nil).ServeHTTP)
+	transport := &http.Transport{DialContext: door.dial}
+	c, _, err := websocket.Dial(t.Context(), "http://localhost/fn/hello", &websocket.DialOptions{HTTPClient: &http.Client{Transport: transport}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	talk(c, func(i int) {
+		if i == messages {
+			close(drain)
+		}
+	})
+	for range 2 {
+		err := <-codes
+		var end websocket.CloseError
+		if !errors.As(err, &end) || end.Code != websocket.StatusServiceRestart {
+			t.Errorf("a side ended with %v", err)
+		}
+	}
+	if took := time.Since(began); took > 0 {
+		t.Errorf("it took %v", took)
+	}
+	c.CloseNow()
+	talking.Wait()
 }
 
 // duplex is a function's side of a switched connection in memory.
