@@ -108,7 +108,7 @@ func New(ctx context.Context, o Options) (e *Engine, err error) {
 
 // host makes the module that instrumented code calls.
 func (e *Engine) host(ctx context.Context) error {
-	yield := api.GoFunc(func(ctx context.Context, _ []uint64) { ctx.Value(runKey{}).(*run).yield() })
+	yield := api.GoFunc(func(ctx context.Context, _ []uint64) { ctx.Value(runKey{}).(*run).interrupt() })
 	_, err := e.runtime.NewHostModuleBuilder(module.YieldModule).
 		NewFunctionBuilder().WithGoFunction(yield, nil, nil).Export(module.YieldName).Instantiate(ctx)
 	return err

@@ -28,6 +28,7 @@ type run struct {
 	context.Context
 	waiter
 	engine   *Engine
+	call     *abi.Call
 	in       *instance
 	limits   Limits
 	deadline time.Duration // on the engine's clock; 0: none
@@ -76,7 +77,7 @@ func (r *run) timed() context.Context {
 //
 // The error is an *[Error], or what a host function ended the guest with, for [abi.Call.Finish].
 func (p *Program) Run(ctx context.Context, call *abi.Call, limits Limits, answer func(Usage, error)) {
-	r := &run{Context: ctx, engine: p.engine, limits: limits, token: -1}
+	r := &run{Context: ctx, engine: p.engine, call: call, limits: limits, token: -1}
 	if !limits.Deadline.IsZero() {
 		r.deadline = max(1, limits.Deadline.Sub(p.engine.begun))
 	}
@@ -192,6 +193,12 @@ func (r *run) over(now time.Duration) *ended {
 		return &ended{CPU, "its processor time of " + r.limits.CPU.String() + " is used up"}
 	}
 	return nil
+}
+
+// interrupt is called by a guest that has run for a tick. What it has said is heard while it goes on.
+func (r *run) interrupt() {
+	r.yield()
+	r.call.Flush()
 }
 
 // yield is called by a guest that has run for a tick. It ends the guest when it has to go, by a panic that wazero catches, and

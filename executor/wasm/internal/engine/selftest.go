@@ -89,7 +89,7 @@ func (e *Engine) try(ctx context.Context, p *Program, image []byte) error {
 		if err != nil {
 			return err
 		}
-		r := &run{Context: ctx, engine: e, in: in, token: -1}
+		r := &run{Context: ctx, engine: e, call: new(abi.Call), in: in, token: -1}
 		if end := r.acquire(); end != nil {
 			return end
 		}

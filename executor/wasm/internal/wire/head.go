@@ -226,7 +226,7 @@ func appendResult(b []byte, u Usage, e *lambent.Error) []byte {
 var verdicts = map[lambent.Code]bool{
 	lambent.CodeHandlerError: true, lambent.CodeBadResponse: true, lambent.CodeMemoryExceeded: true,
 	lambent.CodeCpuExceeded: true, lambent.CodeOutputTooLarge: true, lambent.CodeTotalTimeout: true,
-	lambent.CodeClientClosed: true, lambent.CodeSandboxFailed: true, lambent.CodeInternal: true,
+	lambent.CodeClientClosed: true, lambent.CodeInvalidRequest: true, lambent.CodeSandboxFailed: true, lambent.CodeInternal: true,
 }
 
 func decodeResult(b []byte) (u Usage, e *lambent.Error, err error) {

@@ -339,6 +339,8 @@ func (s *Incoming) End(u Usage, failed *lambent.Error) {
 		return
 	}
 	switch {
+	case failed != nil && !verdicts[failed.Code]:
+		failed = lambent.Errorf(lambent.CodeInternal, "%w", failed)
 	case failed != nil:
 	case !s.responded:
 		failed = lambent.Errorf(lambent.CodeBadResponse, "the function gave no answer")
