@@ -9,10 +9,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"sync"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
+	"golang.org/x/sys/cpu"
 
 	"lambent/executor/wasm/internal/module"
 )
@@ -27,6 +31,24 @@ func Config(cache wazero.CompilationCache) wazero.RuntimeConfig {
 		WithCompilationCache(cache)
 }
 
+// pipeline is the version of what package compile makes of a module.
+const pipeline = 1
+
+// Version tells artefacts of other versions and processors apart: those of another one are of no use. It has what the
+// engine's disk cache makes its keys of, see fileCacheKey and CpuFeatures in wazero's source.
+var Version = sync.OnceValue(func() string {
+	engine := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, dep := range info.Deps {
+			if dep.Path == "github.com/tetratelabs/wazero" {
+				engine = dep.Version
+			}
+		}
+	}
+	return fmt.Sprintf("%d wazero %s %s %t %t %t %t %t", pipeline, engine, runtime.GOARCH,
+		cpu.X86.HasSSE41, cpu.X86.HasBMI1, cpu.X86.HasBMI2, cpu.X86.HasPOPCNT, cpu.ARM64.HasATOMICS)
+})
+
 // The files of an artefact's folder.
 const (
 	ModuleFile = "module.wasm" // what the worker instantiates
@@ -37,19 +59,19 @@ const (
 
 // Meta says what an artefact holds.
 type Meta struct {
-	Kind    string          `json:"kind"`              // abi.Kind
-	Native  string          `json:"native"`            // path of the native code in the folder of the engine's disk cache
-	Image   bool            `json:"image"`             // memory starts as the image; without one the module has its data segments
-	Init    string          `json:"init,omitempty"`    // function that a fresh instance runs first; none with an image
-	Pages   uint32          `json:"pages"`             // of memory of a pristine instance
-	Max     uint32          `json:"max"`               // pages that the module lets its memory grow to
-	Epoch   string          `json:"epoch"`             // export name of the epoch global
-	Globals []Global        `json:"globals"`           // what a reset sets, besides memory
-	Fresh   []string        `json:"fresh,omitempty"`   // why no instance can be reset: each request needs a fresh one
-	Exports []module.Export `json:"exports,omitempty"` // of the module as it was deployed
+	Kind   string   `json:"kind"`            // abi.Kind
+	Native string   `json:"native"`          // path of the native code in the folder of the engine's disk cache
+	Image  bool     `json:"image"`           // memory starts as the image; else the module has its data segments
+	Init   []string `json:"init,omitempty"`  // functions that a fresh instance runs first, in order; none with an image
+	Pages  uint32   `json:"pages"`           // of memory of a pristine instance
+	Max    uint32   `json:"max"`             // pages that the module lets its memory grow to
+	Epoch  string   `json:"epoch"`           // export name of the epoch global
+	Fresh  []string `json:"fresh,omitempty"` // why no instance can be reset: each request needs a fresh one
+	// Globals are the mutable numbers of a pristine instance, besides the epoch.
+	Globals []Global `json:"globals,omitempty"`
 }
 
-// Global is an exported mutable global and the bits of its value in a pristine instance.
+// Global is an exported mutable global and the bits of its value.
 type Global struct {
 	module.Global
 	Value uint64 `json:"value,string"`

@@ -55,7 +55,9 @@ func compile(t testing.TB, wasm []byte, dir string) {
 		meta.Image, meta.Pages = true, snapshot.Pages
 		baked = in.Bake(snapshot)
 	} else {
-		meta.Init = in.Start
+		if in.Start != "" {
+			meta.Init = append(meta.Init, in.Start)
+		}
 	}
 	cacheDir := filepath.Join(dir, "cache")
 	cache, err := wazero.NewCompilationCacheWithDir(cacheDir)

@@ -56,7 +56,7 @@ func (p *Program) prepare(ctx context.Context, content io.ReaderAt, limit int64)
 
 // resettable says that instances can be used again.
 func (p *Program) resettable() bool {
-	return p.engine.reset != ResetNever && len(p.meta.Fresh) == 0 && p.meta.Init == "" && p.meta.Image
+	return p.engine.reset != ResetNever && len(p.meta.Fresh) == 0 && len(p.meta.Init) == 0 && p.meta.Image
 }
 
 // take gives a pristine instance that has the memory to run.

@@ -111,8 +111,10 @@ func (r *run) run(p *Program, call *abi.Call) (usage Usage, err error) {
 		r.limits.Begin()
 	}
 	r.engine.ticker.on(r.token, in.cell())
-	if p.meta.Init != "" {
-		err = in.initialise(r, call)
+	for _, name := range p.meta.Init {
+		if err == nil {
+			err = in.initialise(r, call, name)
+		}
 	}
 	if err == nil {
 		err = in.call(abi.With(r, call), in.entry)
@@ -123,9 +125,9 @@ func (r *run) run(p *Program, call *abi.Call) (usage Usage, err error) {
 	return Usage{CPU: r.used, Memory: int64(in.memory.size)}, err
 }
 
-// initialise runs what an instance that is not made of an image needs to be run first.
-func (in *instance) initialise(r *run, call *abi.Call) error {
-	init, err := in.function(in.program.meta.Init)
+// initialise runs a function that an instance that is not made of an image needs to be run first.
+func (in *instance) initialise(r *run, call *abi.Call, name string) error {
+	init, err := in.function(name)
 	if err != nil {
 		return errorf(Stale, "%w", err)
 	}
