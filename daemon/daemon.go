@@ -42,6 +42,7 @@ import (
 	"lambent/executor"
 	"lambent/executor/builtin"
 	"lambent/executor/process"
+	"lambent/executor/wasm"
 	"lambent/gateway"
 	"lambent/gateway/route"
 	"lambent/internal/drain"
@@ -204,6 +205,11 @@ func (n *node) openEngine() error {
 	n.runner = tier
 	n.tiers = tiers{lambent.TierProcess: tier, lambent.TierBuiltin: builtin.New()}
 	n.warn(tier)
+	modules, err := wasm.New(wasm.Options{Dir: n.cfg.path("wasm"), Sandbox: tier, Has: n.code.Has, Logger: n.log})
+	if err != nil {
+		return err
+	}
+	n.tiers[lambent.TierWasm] = modules
 	n.metrics = metric.New(metric.Options{Pools: n.pools(), Lost: n.past.losses()})
 	n.dispatch = dispatch.New(dispatch.Options{
 		Executors: n.tiers,

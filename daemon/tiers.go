@@ -7,7 +7,12 @@ import (
 
 	"lambent"
 	"lambent/executor"
+	"lambent/executor/wasm"
 )
+
+// Main is the first call of a program that runs a daemon: where it was started as a part of a tier it is that, and Main
+// does not return.
+func Main() { wasm.Main() }
 
 // tiers are the node's executors by tier. To those who ask what the node can run they are one: each runtime has
 // its tier.
@@ -45,10 +50,11 @@ func (t tiers) findings() (all []lambent.Finding) {
 	return all
 }
 
+// close closes them in the order of their names, the last first: workers of the tier wasm run in the tier process.
 func (t tiers) close() error {
 	var errs []error
-	for _, e := range t {
-		errs = append(errs, e.Close())
+	for _, tier := range slices.Backward(slices.Sorted(maps.Keys(t))) {
+		errs = append(errs, t[tier].Close())
 	}
 	return errors.Join(errs...)
 }

@@ -9,11 +9,13 @@ import (
 	"syscall"
 
 	"lambent/cli"
+	"lambent/daemon"
 )
 
 var version = "dev" // set by the linker
 
 func main() {
+	daemon.Main()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	root := cli.New(up(), dev(), upgrade())

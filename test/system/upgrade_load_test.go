@@ -68,7 +68,7 @@ func (l *load) ask(c *http.Client, method, path string, body io.Reader, want fun
 
 func is(want string) func(string) bool { return func(got string) bool { return got == want } }
 
-// begin begins the load: functions u, of many requests at a time, and p, of one.
+// begin begins the load: functions u, of many requests at a time, p, of one, and w, a module.
 func begin(u *up) (stop func() *load) {
 	ctx, cancel := context.WithCancel(u.t.Context())
 	l := &load{up: u, ctx: ctx}
@@ -84,6 +84,7 @@ func begin(u *up) (stop func() *load) {
 	l.each("python", func(c *http.Client, n int) error {
 		return l.ask(c, "POST", "/fn/p", strings.NewReader("x"), func(s string) bool { return s == "x" })
 	})
+	l.each("wasm", func(c *http.Client, n int) error { return l.ask(c, "GET", "/fn/w", nil, is("from a module")) })
 	for range 2 {
 		l.each("stream", func(c *http.Client, n int) error {
 			return l.ask(c, "GET", "/fn/u/stream?ms=700", nil, func(s string) bool { return strings.HasSuffix(s, "line\nend\n") })
@@ -149,6 +150,7 @@ func begin(u *up) (stop func() *load) {
 
 func (u *up) deployLoad() {
 	u.t.Helper()
+	u.wasm("w", "from a module")
 	u.deploy("u", files{"main": build(u.t, "testdata/upgrade")}, lambent.Settings{Runtime: "go", KeepAlive: lambent.Duration(time.Hour)})
 	u.python("p", "def handler(event, context): return {'statusCode': 200, 'body': event['body']}",
 		func(s *lambent.Settings) { s.KeepAlive = lambent.Duration(time.Hour) })

@@ -1,0 +1,266 @@
+package wasm
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"lambent"
+	"lambent/executor/wasm/internal/artefact"
+	"lambent/internal/durable"
+)
+
+// store keeps artefacts: dir/<namespace>/<version>-<key>, written whole and never changed. The folder "of" in each has an
+// empty file for every code bundle that it was used with: it is garbage when all of those are gone.
+type store struct {
+	dir     string
+	version string // of the artefacts that this program makes
+	// compile makes the artefact of a module in the empty folder to. It syncs nothing.
+	compile func(ctx context.Context, m source, to string) error
+	log     *slog.Logger
+
+	ctx    context.Context // ends with close
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+
+	mu      sync.Mutex
+	making  map[string]*making        // by path; guarded by mu
+	refused map[string]*lambent.Error // modules that cannot run here, by path, maxRefused at most; guarded by mu
+}
+
+// source is a module as a revision has it.
+type source struct {
+	namespace string
+	code      string // digest of the bundle
+	dir       string // the bundle
+	name      string // of the module in it
+	digest    [sha256.Size]byte
+	warmup    string
+}
+
+// making is an artefact that is being made.
+type making struct {
+	done chan struct{}
+	err  error // set before done is closed
+}
+
+const (
+	ofDir       = "of"
+	tmpPrefix   = ".tmp-"
+	maxRefused  = 1000
+	compileTime = 5 * time.Minute
+)
+
+// open opens a store whose first fields are set.
+func (s *store) open() error {
+	s.making, s.refused = map[string]*making{}, map[string]*lambent.Error{}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return durable.MkdirAll(s.dir, 0o700)
+}
+
+// close ends what is being made.
+func (s *store) close() {
+	s.cancel()
+	s.work.Wait()
+}
+
+// path is where the artefact of a module is.
+func (s *store) path(m source) string {
+	key := sha256.Sum256(append(m.digest[:], m.warmup...))
+	return filepath.Join(s.dir, m.namespace, s.prefix()+hex.EncodeToString(key[:16]))
+}
+
+func (s *store) prefix() string {
+	sum := sha256.Sum256([]byte(s.version))
+	return hex.EncodeToString(sum[:8]) + "-"
+}
+
+// get gives the open files of the artefact of a module, which it makes where it is not there. Who waits for it leaves with ctx; it is made all the same, for the next who asks.
+func (s *store) get(ctx context.Context, m source) (*artefact.Files, error) {
+	path := s.path(m)
+	for range 3 { // it may be removed as garbage as soon as it is there
+		files, err := s.use(path, m.code)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return files, err
+		}
+		making, err := s.make(path, m)
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-making.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if making.err != nil {
+			return nil, making.err
+		}
+	}
+	return nil, fmt.Errorf("%s is gone as soon as it is made", path)
+}
+
+// use marks the artefact as used with a code bundle, and opens it.
+func (s *store) use(path, code string) (*artefact.Files, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	mark := filepath.Join(path, ofDir, markOf(code))
+	if _, err := os.Lstat(mark); err != nil {
+		if err := os.WriteFile(mark, nil, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return artefact.Open(path)
+}
+
+func markOf(code string) string { return strings.TrimPrefix(code, "sha256:") }
+
+// make begins to make an artefact, unless that is under way.
+func (s *store) make(path string, m source) (*making, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.refused[path]; err != nil {
+		return nil, err
+	}
+	now := s.making[path]
+	switch {
+	case now != nil:
+		return now, nil
+	case s.ctx.Err() != nil:
+		return nil, errStopping()
+	}
+	now = &making{done: make(chan struct{})}
+	s.making[path] = now
+	s.work.Go(func() {
+		ctx, cancel := context.WithTimeout(s.ctx, compileTime)
+		defer cancel()
+		now.err = s.write(ctx, path, m)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.making, path)
+		if e := lambent.ErrorOf(now.err); e != nil && e.Fault == lambent.FaultClient && ctx.Err() == nil {
+			if len(s.refused) >= maxRefused {
+				clear(s.refused)
+			}
+			s.refused[path] = e
+		}
+		close(now.done)
+	})
+	return now, nil
+}
+
+// write makes an artefact under another name first.
+func (s *store) write(ctx context.Context, path string, m source) (err error) {
+	parent := filepath.Dir(path)
+	if err := durable.MkdirAll(parent, 0o700); err != nil {
+		return err
+	}
+	temp, err := os.MkdirTemp(parent, tmpPrefix)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(temp))
+		}
+	}()
+	began := time.Now()
+	if err := s.compile(ctx, m, temp); err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(temp, ofDir), 0o700); err != nil {
+		return err
+	}
+	if err := syncAll(temp); err != nil {
+		return err
+	}
+	err = durable.Rename(temp, path)
+	if errors.Is(err, fs.ErrExist) { // another process of this node was faster
+		return os.RemoveAll(temp)
+	}
+	s.log.Debug("made the artefact of a module", "namespace", m.namespace, "module", m.name, "took", time.Since(began))
+	return err
+}
+
+// syncAll brings the files of a folder, and their names, onto the disk.
+func syncAll(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		f, err := os.Open(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return durable.SyncDir(dir)
+}
+
+// empty tells whether no artefact is there that this program can use.
+func (s *store) empty() bool {
+	found, err := filepath.Glob(filepath.Join(s.dir, "*", s.prefix()+"*"))
+	return err == nil && len(found) == 0
+}
+
+// collect removes the artefacts of other programs, those of bundles that are all gone, and what has not been finished
+// for longer than making takes.
+func (s *store) collect(has func(code string) bool) error {
+	found, err := filepath.Glob(filepath.Join(s.dir, "*", "*"))
+	if err != nil {
+		return err
+	}
+	unfinished, err := filepath.Glob(filepath.Join(s.dir, "*", tmpPrefix+"*"))
+	errs := []error{err}
+	for _, path := range unfinished {
+		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > 2*compileTime {
+			errs = append(errs, os.RemoveAll(path))
+		}
+	}
+	for _, path := range found {
+		if !strings.HasPrefix(filepath.Base(path), tmpPrefix) {
+			errs = append(errs, s.collectOne(path, has))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *store) collectOne(path string, has func(code string) bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if strings.HasPrefix(filepath.Base(path), s.prefix()) {
+		marks, err := os.ReadDir(filepath.Join(path, ofDir))
+		if err != nil {
+			return err
+		}
+		left := len(marks)
+		for _, mark := range marks {
+			if has("sha256:" + mark.Name()) {
+				continue
+			}
+			if err := os.Remove(filepath.Join(path, ofDir, mark.Name())); err != nil {
+				return err
+			}
+			left--
+		}
+		if info, err := os.Stat(filepath.Join(path, ofDir)); left > 0 || err != nil || time.Since(info.ModTime()) < time.Minute {
+			return err // its bundle may be one that is just being deployed
+		}
+	}
+	grave := filepath.Join(filepath.Dir(path), tmpPrefix+filepath.Base(path)+"-removed")
+	if err := os.Rename(path, grave); err != nil {
+		return err
+	}
+	return os.RemoveAll(grave)
+}
