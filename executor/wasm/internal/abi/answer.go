@@ -13,8 +13,8 @@ import (
 
 // Small pieces of an answer are held back to be sent at once with what follows: programs write by the line, and an
 // answer that is sent in one piece costs least, has a length and can still become an error. What is held back is at most
-// gather bytes, and none while the guest reads what has yet to come. It goes out when a sleep of the guest would make it
-// older than patience, and when the engine sees a guest compute for longer than a tick, see [Call.Flush].
+// gather bytes, and none while the guest reads what has yet to come. It goes out before a sleep of the guest would make it
+// older than patience, and when it is while the guest computes, see [Call.Tick].
 const (
 	gather   = 16 << 10
 	patience = 10 * time.Millisecond // Go sleeps half of it before it says why it panics
@@ -112,7 +112,7 @@ func (c *Call) write(p []byte) {
 		c.end(bad("its body is longer than its Content-Length of %d", a.length))
 	}
 	if len(a.held)+len(p) > gather {
-		c.Flush()
+		c.flush()
 	}
 	if len(p) < gather {
 		if a.begun && len(a.held) == 0 {
@@ -128,9 +128,19 @@ func (c *Call) write(p []byte) {
 	}
 }
 
-// Flush sends what is held back of the answer. The engine calls it, from within the guest's call, when a guest computes
-// for longer than a tick; no guest has to ask for it.
-func (c *Call) Flush() {
+// Tick is to be called, from within the guest's call, now and then while the guest computes. It sends what has been held
+// back for long enough.
+func (c *Call) Tick() { c.flushBefore(0) }
+
+// flushBefore flushes what would be older than patience after d.
+func (c *Call) flushBefore(d time.Duration) {
+	if a := &c.answer; a.known && time.Since(a.since) >= patience-d {
+		c.flush()
+	}
+}
+
+// flush sends what is held back of the answer.
+func (c *Call) flush() {
 	a := &c.answer
 	if !a.known || a.begun && len(a.held) == 0 {
 		return

@@ -121,9 +121,7 @@ func (c *Call) due(s []byte) due {
 
 // sleep returns early when the context of the call ends, which Block then makes the end of the call.
 func (c *Call) sleep(d time.Duration) {
-	if a := &c.answer; a.known && time.Since(a.since) >= patience-d {
-		c.Flush()
-	}
+	c.flushBefore(d)
 	c.block(func() {
 		timer := time.NewTimer(d)
 		defer timer.Stop()

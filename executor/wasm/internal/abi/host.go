@@ -85,7 +85,7 @@ func (c *Call) read(p []byte) int {
 	if b, ok := c.Body.(interface{ Buffered() int }); ok && b.Buffered() > 0 {
 		n, err = c.Body.Read(p)
 	} else {
-		c.Flush() // who sends the body may wait for what has been said
+		c.flush() // who sends the body may wait for what has been said
 		c.block(func() {
 			for range 100 {
 				if n, err = c.Body.Read(p); n > 0 || err != nil {

@@ -200,7 +200,7 @@ func (r *run) over(now time.Duration) *ended {
 // interrupt is called by a guest that has run for a tick. What it has said is heard while it goes on.
 func (r *run) interrupt() {
 	r.yield()
-	r.call.Flush()
+	r.call.Tick()
 }
 
 // yield is called by a guest that has run for a tick. It ends the guest when it has to go, by a panic that wazero catches, and

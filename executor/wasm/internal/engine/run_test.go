@@ -67,6 +67,15 @@ func TestEnds(t *testing.T) {
 	}
 }
 
+// TestDrip: what a guest has said goes out while it computes.
+func TestDrip(t *testing.T) {
+	p := load(t, open(t, Options{}), cGuest(t), 16<<20)
+	got, _, err := call(t, p, to("/drip", "early"), Limits{Deadline: time.Now().Add(time.Second)})
+	if got != "early" || err == nil {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // TestCancel: a guest in a loop ends soon after its context does.
 func TestCancel(t *testing.T) {
 	e := open(t, Options{})

@@ -38,6 +38,9 @@ __attribute__((export_name("handle"))) void handle(void) {
 		print(number++);
 	} else if (is(what, "/loop")) {
 		for (;;) sink++;
+	} else if (is(what, "/drip")) { // says something, and works on
+		write(body, n);
+		for (;;) sink++;
 	} else if (is(what, "/fill")) { // loops with few checks, each of them long
 		for (;;) __builtin_memset(memory(1 << 16), sink++, size() - (1 << 16));
 	} else if (is(what, "/work")) { // and ends
