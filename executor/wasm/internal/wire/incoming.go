@@ -24,7 +24,7 @@ type Incoming struct {
 	server *server
 	ended  atomic.Bool   // the daemon has given it up, or it is done
 	wake   chan struct{} // holds one: news for who reads or writes
-	raw    []byte        // the head as it came
+	memory *memory       // given back when it was served
 
 	mu        sync.Mutex
 	id        uint32
@@ -42,7 +42,14 @@ type Incoming struct {
 	body      int    // bytes of a body in out
 }
 
-var incoming = sync.Pool{New: func() any { return &Incoming{wake: make(chan struct{}, 1)} }}
+// memory is what one request after another uses. The Incoming is not: as a context, somebody may still look at it.
+type memory struct {
+	raw    []byte // the head as it came
+	out    []byte
+	header []Field
+}
+
+var memories = sync.Pool{New: func() any { return new(memory) }}
 
 var _ context.Context = (*Incoming)(nil)
 
@@ -52,30 +59,31 @@ var (
 	errLate = fmt.Errorf("the request's time is up: %w", context.DeadlineExceeded)
 )
 
-func (s *Incoming) begin(v *server, id uint32, head, body []byte, complete bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.server, s.id, s.raw = v, id, append(s.raw[:0], head...)
-	s.done, s.over, s.complete, s.responded = false, nil, complete, false
-	s.ended.Store(false)
-	s.allowance, s.owed, s.credit, s.body, s.out = 0, 0, Window, 0, s.out[:0]
+func newIncoming(v *server, id uint32, head, body []byte, complete bool) *Incoming {
+	m := memories.Get().(*memory)
+	m.raw = append(m.raw[:0], head...)
+	s := &Incoming{server: v, id: id, wake: make(chan struct{}, 1), memory: m, complete: complete, credit: Window, out: m.out[:0]}
+	s.Header = m.header
 	if len(body) > 0 {
 		s.in.write(body)
 	}
+	return s
 }
 
 // serve has the handler serve the request.
 func (s *Incoming) serve() {
-	if err := s.decode(s.raw); err != nil {
+	if err := s.decode(s.memory.raw); err != nil {
 		s.End(Usage{}, lambent.Errorf(lambent.CodeInternal, "%w", err))
 	} else {
 		s.run()
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.in.release()
-	s.raw, s.out = keep(s.raw), keep(s.out)
-	s.mu.Unlock()
-	incoming.Put(s)
+	s.memory.raw, s.memory.out, s.memory.header = keep(s.memory.raw), keep(s.out), s.Header
+	clear(s.Header)
+	memories.Put(s.memory)
+	s.memory, s.out, s.Header = nil, nil, nil
 }
 
 func (s *Incoming) run() {

@@ -116,8 +116,7 @@ func (v *server) request(f frame) error {
 	if err != nil {
 		return err
 	}
-	s := incoming.Get().(*Incoming)
-	s.begin(v, f.id, head, f.payload, f.flags&flagEnd != 0)
+	s := newIncoming(v, f.id, head, f.payload, f.flags&flagEnd != 0)
 	slot.Store(s)
 	v.running.Go(s.serve)
 	return nil

@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"bytes"
 	"errors"
 	"net"
 	"os"
@@ -15,7 +14,7 @@ import (
 
 const (
 	// maxQueued is how many bytes may wait for the socket before those who add to them wait too.
-	maxQueued = 1 << 20
+	maxQueued = 256 << 10
 	// turns is how often one who writes goes on for the others.
 	turns = 4
 )
@@ -182,10 +181,7 @@ func (w *writer) drain(p []byte) {
 			return
 		}
 		if rest := p[max(w.wrote, 0):]; len(rest) > 0 {
-			if !w.lent {
-				rest = bytes.Clone(rest)
-			}
-			go w.finish(rest)
+			go w.finish(w.own(rest))
 			return
 		}
 		if p = w.more(p); p == nil {
@@ -193,6 +189,17 @@ func (w *writer) drain(p []byte) {
 		}
 	}
 	go w.finish(p)
+}
+
+// own copies p, of which the caller of send has the memory, unless it is the queue's.
+func (w *writer) own(p []byte) []byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.lent {
+		p = append(w.spare[:0], p...)
+		w.spare, w.lent = nil, true
+	}
+	return p
 }
 
 // finish does what drain does, and waits for the socket.
@@ -230,7 +237,7 @@ func (w *writer) block(p, rights []byte) error {
 func (w *writer) more(p []byte) []byte {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.lent && cap(p) <= maxQueued {
+	if w.lent && cap(p) <= 2*maxQueued {
 		w.spare = p[:0]
 	}
 	w.lent = false
