@@ -18,50 +18,23 @@ import (
 	"github.com/coder/websocket"
 
 	"lambent"
+	"lambent/internal/pipes"
 	"lambent/internal/wsframe"
 )
 
-// inMemory is a listener whose connections are pipes.
-type inMemory struct {
-	conns chan net.Conn
-	done  chan struct{}
-}
-
 // serveInMemory serves h until the end of the test.
-func serveInMemory(t *testing.T, h http.HandlerFunc) *inMemory {
-	l := &inMemory{make(chan net.Conn), make(chan struct{})}
+func serveInMemory(t *testing.T, h http.HandlerFunc) *pipes.Listener {
+	l := pipes.Listen()
 	srv := &http.Server{Handler: h}
 	go srv.Serve(l)
 	t.Cleanup(func() { srv.Close() })
 	return l
 }
 
-func (l *inMemory) dial(context.Context, string, string) (net.Conn, error) {
-	near, far := net.Pipe()
-	select {
-	case l.conns <- far:
-		return near, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *inMemory) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *inMemory) Close() error   { close(l.done); return nil }
-func (l *inMemory) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }
-
 // forward is an invoker whose function is the server at l.
-func forward(l *inMemory, drain <-chan struct{}) invokerFunc {
+func forward(l *pipes.Listener, drain <-chan struct{}) invokerFunc {
 	return func(ctx context.Context, inv *lambent.Invocation) (*lambent.Response, error) {
-		c, err := l.dial(ctx, "", "")
+		c, err := l.Dial(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -137,7 +110,7 @@ func drainWebSocket(t *testing.T, messages int) {
 		talk(c, func(int) {})
 	})
 	door := serveInMemory(t, handler(t, forward(function, drain), nil).ServeHTTP)
-	transport := &http.Transport{DialContext: door.dial}
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return door.Dial(ctx) }}
 	c, _, err := websocket.Dial(t.Context(), "http://localhost/fn/hello", &websocket.DialOptions{HTTPClient: &http.Client{Transport: transport}})
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -22,6 +23,7 @@ import (
 	"lambent"
 	"lambent/executor"
 	"lambent/executor/internal/guest"
+	"lambent/internal/pipes"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -90,6 +92,11 @@ func listen(tb testing.TB) (*net.UnixListener, func(context.Context) (net.Conn, 
 func serve(tb testing.TB, s lambent.Settings, f http.HandlerFunc) *host {
 	tb.Helper()
 	l, dial := listen(tb)
+	return serveOn(tb, l, dial, s, f)
+}
+
+func serveOn(tb testing.TB, l net.Listener, dial func(context.Context) (net.Conn, error), s lambent.Settings, f http.HandlerFunc) *host {
+	tb.Helper()
 	server := &http.Server{Handler: f}
 	var wg sync.WaitGroup
 	wg.Go(func() { server.Serve(l) })
@@ -491,8 +498,8 @@ func TestSlowSmallBodyIsNotTheFunctionsFault(t *testing.T) {
 }
 
 func TestTimeouts(t *testing.T) {
-	short := lambent.Duration(30 * time.Millisecond)
-	wait := func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	const short = 30 * time.Millisecond
+	some := lambent.Duration(short)
 	for name, tt := range map[string]struct {
 		timeouts lambent.Timeouts
 		total    time.Duration
@@ -500,36 +507,43 @@ func TestTimeouts(t *testing.T) {
 		code     lambent.Code
 		text     string
 	}{
-		"first byte":       {lambent.Timeouts{FirstByte: short}, time.Hour, false, lambent.CodeFirstByteTimeout, "30ms"},
-		"idle":             {lambent.Timeouts{Idle: short}, time.Hour, true, lambent.CodeIdleTimeout, "30ms"},
-		"total, no head":   {lambent.Timeouts{Total: short}, 30 * time.Millisecond, false, lambent.CodeTotalTimeout, "30ms"},
-		"total, in a body": {lambent.Timeouts{Total: short}, 30 * time.Millisecond, true, lambent.CodeTotalTimeout, "30ms"},
+		"first byte":       {lambent.Timeouts{FirstByte: some}, time.Hour, false, lambent.CodeFirstByteTimeout, "30ms"},
+		"idle":             {lambent.Timeouts{Idle: some}, time.Hour, true, lambent.CodeIdleTimeout, "30ms"},
+		"total, no head":   {lambent.Timeouts{Total: some}, short, false, lambent.CodeTotalTimeout, "30ms"},
+		"total, in a body": {lambent.Timeouts{Total: some}, short, true, lambent.CodeTotalTimeout, "30ms"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cut := make(chan struct{})
-			h := serve(t, lambent.Settings{Timeouts: tt.timeouts}, func(w http.ResponseWriter, r *http.Request) {
+			synctest.Test(t, func(t *testing.T) {
+				cut := make(chan struct{})
+				l := pipes.Listen()
+				h := serveOn(t, l, l.Dial, lambent.Settings{Timeouts: tt.timeouts}, func(w http.ResponseWriter, r *http.Request) {
+					if tt.head {
+						http.NewResponseController(w).Flush()
+					}
+					<-r.Context().Done()
+					close(cut)
+				})
+				began := time.Now()
+				resp, err := h.Handle(t.Context(), call("/", ""), began.Add(tt.total))
 				if tt.head {
-					http.NewResponseController(w).Flush()
+					if err != nil {
+						t.Fatal(err)
+					}
+					_, err = resp.Body.Read(make([]byte, 1))
+					<-cut // before Close
+					if cerr := resp.Body.Close(); cerr != executor.ErrBusy {
+						t.Errorf("Close gave %v", cerr)
+					}
 				}
-				wait(w, r)
-				close(cut)
+				wantCode(t, err, tt.code, !tt.head)
+				if !strings.Contains(err.Error(), tt.text) {
+					t.Errorf("%q does not say %q", err, tt.text)
+				}
+				<-cut
+				if took := time.Since(began); took != short {
+					t.Errorf("it took %v", took)
+				}
 			})
-			resp, err := h.Handle(t.Context(), call("/", ""), time.Now().Add(tt.total))
-			if tt.head {
-				if err != nil {
-					t.Fatal(err)
-				}
-				_, err = resp.Body.Read(make([]byte, 1))
-				<-cut // before Close
-				if cerr := resp.Body.Close(); cerr != executor.ErrBusy {
-					t.Errorf("Close gave %v", cerr)
-				}
-			}
-			wantCode(t, err, tt.code, !tt.head)
-			if !strings.Contains(err.Error(), tt.text) {
-				t.Errorf("%q does not say %q", err, tt.text)
-			}
-			<-cut
 		})
 	}
 }
