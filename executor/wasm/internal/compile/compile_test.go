@@ -147,28 +147,28 @@ func build(t *testing.T, dir string, args ...string) []byte {
 	return wasm
 }
 
+// TestGo: a request that is run before the snapshot is one that every instance has seen.
 func TestGo(t *testing.T) {
-	t.Run("command", func(t *testing.T) {
-		a, dir := write(t, build(t, "testdata/command"), Options{})
-		g := load(t, dir)
-		if status, body := g.request(t, "/", "hello"); status != 200 || body != "HELLO" || g.yields == 0 {
-			t.Errorf("%d %q after %d yields", status, body, g.yields)
-		}
-		if !bytes.Contains(a.Module, []byte("main.main")) {
-			t.Error("the names of functions are gone")
-		}
-	})
-	t.Run("reactor", func(t *testing.T) {
-		wasm := build(t, "testdata/reactor", "-buildmode=c-shared", "-ldflags=-s -w")
-		for warmup, want := range map[string]string{"": "1", "/warm": "2"} {
-			_, dir := write(t, wasm, Options{Warmup: warmup})
-			if status, body := load(t, dir).request(t, "/", ""); status != 200 || body != want {
-				t.Errorf("after the warm-up %q the answer is %d %q, want %q", warmup, status, body, want)
-			}
-		}
-		_, err := Compile(t.Context(), wasm, Options{Warmup: "/missing"})
-		expect(t, err, lambent.CodeStartFailed, "status 404")
-	})
+	_, dir := write(t, build(t, "testdata/reactor", "-buildmode=c-shared", "-ldflags=-s -w"), Options{Warmup: "/warm"})
+	if status, body := load(t, dir).request(t, "/", ""); status != 200 || body != "2" {
+		t.Errorf("the answer after a warm-up is %d %q", status, body)
+	}
+}
+
+// TestNames: a stack trace of the artefact names the functions of the module.
+func TestNames(t *testing.T) {
+	names := Section(0, append(Name("name"), Section(1, Vec(append([]byte{0}, Name("outer")...), append([]byte{1}, Name("inner")...)))...))
+	a, _ := write(t, append(Command([][]byte{Body(0x10, 1), Body(0)}), names...), Options{})
+	r := wazero.NewRuntimeWithConfig(t.Context(), artefact.Config(nil))
+	defer r.Close(t.Context())
+	_, err := r.NewHostModuleBuilder(module.YieldModule).NewFunctionBuilder().WithFunc(func() {}).Export(module.YieldName).Instantiate(t.Context())
+	must(t, err)
+	mod, err := r.InstantiateWithConfig(t.Context(), a.Module, wazero.NewModuleConfig().WithStartFunctions())
+	must(t, err)
+	_, err = mod.ExportedFunction("_start").Call(t.Context())
+	if err == nil || !strings.Contains(err.Error(), ".inner()\n\t.outer()") {
+		t.Errorf("got %v", err)
+	}
 }
 
 func expect(t *testing.T, err error, code lambent.Code, text string) {
@@ -214,6 +214,9 @@ func TestRefused(t *testing.T) {
 		{"endless start", Command([][]byte{Body(loop...)}, Section(8, []byte{0})), Options{Start: 50 * time.Millisecond}, lambent.CodeStartFailed, "more than 50ms"},
 		{"memory in a loop", reactor([]byte{0x03, 0x40, 0x41, 1, 0x40, 0, 0x41, 0x7f, 0x47, 0x0d, 0, 0x0b, 0}), Options{}, lambent.CodeStartFailed, "unreachable"},
 		{"data outside", Command([][]byte{Body()}, Section(11, Vec(slices.Concat([]byte{0, 0x41, 0x7f, 0x0b}, Name("x"))))), Options{}, lambent.CodeStartFailed, "data"},
+		{"warm-up refused", Command([][]byte{Body(0x41, 0xf4, 3, 0x41, 0, 0x41, 0, 0x10, 0)},
+			Section(1, Vec(Func("", ""), Func("\x7f\x7f\x7f", ""))), Section(2, Vec(Import("lambent_v1", "respond", 1))),
+			Section(7, Vec(Export("handle", 0, 1), Export("memory", 2, 0)))), Options{Warmup: "/"}, lambent.CodeStartFailed, "status 500"},
 		{"answer at start", reactor([]byte{0x41, 0, 0x41, 1, 0x10, 0}), Options{}, lambent.CodeStartFailed, "no request"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
