@@ -31,6 +31,8 @@ type server struct {
 	r       *reader
 	slot    [MaxStreams]atomic.Pointer[Incoming]
 	running sync.WaitGroup // goroutines of loads and requests
+	next    chan *Incoming // to a goroutine that waits for it
+	waiting atomic.Int32   // those that do, or are about to
 	held    chan struct{}  // holds one: something is held back
 	stopped chan struct{}  // closed when the connection is at its end
 
@@ -42,7 +44,7 @@ type server struct {
 // gives io.EOF. It returns when all that handler does has returned.
 func Serve(conn *net.UnixConn, page *Page, handler Handler, hello Hello) error {
 	defer conn.Close()
-	v := &server{handler: handler, page: page, held: make(chan struct{}, 1), stopped: make(chan struct{}), loading: make(map[uint32]bool)}
+	v := &server{handler: handler, page: page, next: make(chan *Incoming), held: make(chan struct{}, 1), stopped: make(chan struct{}), loading: make(map[uint32]bool)}
 	var err error
 	if v.r, err = newReader(conn, true); err != nil {
 		return err
@@ -118,8 +120,33 @@ func (v *server) request(f frame) error {
 	}
 	s := newIncoming(v, f.id, head, f.payload, f.flags&flagEnd != 0)
 	slot.Store(s)
-	v.running.Go(s.serve)
+	select {
+	case v.next <- s:
+	default:
+		v.running.Go(func() { v.attend(s) })
+	}
 	return nil
+}
+
+// maxWaiting is how many goroutines wait for requests at most.
+const maxWaiting = 64
+
+// attend serves s and then what else comes. The stack of a new goroutine would have to grow in every guest again, which
+// costs as much as a small guest does.
+func (v *server) attend(s *Incoming) {
+	for {
+		s.serve()
+		if v.waiting.Add(1) > maxWaiting {
+			v.waiting.Add(-1)
+			return
+		}
+		select {
+		case s = <-v.next:
+			v.waiting.Add(-1)
+		case <-v.stopped:
+			return
+		}
+	}
 }
 
 func (v *server) load(f frame) error {
