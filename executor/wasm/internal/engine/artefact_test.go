@@ -84,7 +84,7 @@ func compile(t testing.TB, wasm []byte, dir string) {
 // snap gives the state of a module that has been initialised.
 func snap(t testing.TB, in *module.Instrumented, kind abi.Kind) (image []byte, s module.Snapshot) {
 	ctx := context.Background()
-	r := wazero.NewRuntimeWithConfig(ctx, artefact.Config(nil))
+	r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigInterpreter().WithCoreFeatures(artefact.Features))
 	defer r.Close(ctx)
 	check(t, abi.Instantiate(ctx, r))
 	_, err := r.NewHostModuleBuilder(module.YieldModule).NewFunctionBuilder().WithFunc(func() {}).

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"reflect"
 	"time"
@@ -22,6 +23,7 @@ type instance struct {
 	memory   *memory
 	parts    internals
 	pristine []byte        // parts.globals of the beginning
+	refs     int           // parts.refs of the beginning
 	since    time.Duration // that it is parked
 	broken   bool          // its guest trapped or was ended
 }
@@ -78,7 +80,7 @@ func (in *instance) open() error {
 	if in.parts.buffer != nil && len(*in.parts.buffer) != p.image.size {
 		return fmt.Errorf("its memory has %d bytes, the artefact says %d", len(*in.parts.buffer), p.image.size)
 	}
-	in.pristine = bytes.Clone(in.parts.globals)
+	in.pristine, in.refs = bytes.Clone(in.parts.globals), len(*in.parts.refs)
 	var err error
 	in.entry, err = in.function(p.kind.Entry())
 	return err
@@ -117,9 +119,18 @@ func (in *instance) call(ctx context.Context, f api.Function) error {
 	return err
 }
 
+// maxRefs is how many references to functions a guest may make while it runs: wazero keeps each for as long as the instance.
+const maxRefs = 1 << 16
+
+// made is how many references to functions the guest has made.
+func (in *instance) made() int { return len(*in.parts.refs) - in.refs }
+
 // reset makes the instance pristine.
 func (in *instance) reset() error {
 	p := in.program
+	if in.made() > 0 {
+		return errors.New("it has references that cannot be taken back")
+	}
 	if in.memory.size > p.image.size {
 		in.parts.setSize(p.image.size)
 	}

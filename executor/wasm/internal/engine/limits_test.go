@@ -93,17 +93,40 @@ func TestSelfTestFinds(t *testing.T) {
 	}
 }
 
+// endless is a module that makes references to functions in a loop:
+//
+//	(module
+//	  (import "lambent_v1" "write" (func $write (param i32 i32)))
+//	  (memory 1)
+//	  (func $handle (export "handle") (loop (drop (ref.func $handle)) (br 0))))
+var endless = []byte("\x00asm\x01\x00\x00\x00" +
+	"\x01\x09\x02\x60\x00\x00\x60\x02\x7f\x7f\x00" +
+	"\x02\x14\x01\x0alambent_v1\x05write\x00\x01" +
+	"\x03\x02\x01\x00" +
+	"\x05\x03\x01\x00\x01" +
+	"\x07\x0a\x01\x06handle\x00\x01" +
+	"\x0a\x0c\x01\x0a\x00\x03\x40\xd2\x01\x1a\x0c\x00\x0b\x0b")
+
+// TestReferences: a guest cannot fill the worker's own memory with references.
+func TestReferences(t *testing.T) {
+	e := open(t, Options{})
+	p := load(t, e, endless, 1<<20)
+	if _, _, err := call(t, p, to("/"), Limits{CPU: 10 * time.Second}); reason(err) != Memory {
+		t.Fatal(err)
+	}
+}
+
 // TestBudget: when the worker has no memory to spare a call fails for it, no guest gets more, and what is parked gives way.
 func TestBudget(t *testing.T) {
-	e := open(t, Options{Memory: 8 << 20, Tokens: 4})
-	p := load(t, e, cGuest(t), 64<<20)
-	if _, usage, err := call(t, p, to("/bomb"), Limits{}); reason(err) != Memory || usage.Memory > 8<<20 {
+	e := open(t, Options{Memory: 72 << 20, Tokens: 4})
+	p := load(t, e, cGuest(t), 128<<20)
+	if _, usage, err := call(t, p, to("/bomb"), Limits{}); reason(err) != Memory || usage.Memory > 71<<20 {
 		t.Fatalf("%+v, %v", usage, err)
 	}
 	if used := e.memory.used.Load(); used != 0 {
 		t.Fatalf("%d bytes are charged to nobody", used)
 	}
-	// Calls that wait hold 128 KB each, and 8 MB are 64 times that.
+	// Calls that wait hold 128 KB and a stack each, and 72 MB are 64 times that.
 	var wg sync.WaitGroup
 	failed := make(chan error, 100)
 	r, w := io.Pipe()
@@ -125,7 +148,7 @@ func TestBudget(t *testing.T) {
 	for range 64 {
 		check(t, <-failed)
 	}
-	if used := e.memory.used.Load(); used > 8<<20 || used < 64*hostPage {
+	if used := e.memory.used.Load(); used > 16<<20 || used < 64*hostPage {
 		t.Fatalf("%d bytes are charged for 64 parked instances", used)
 	}
 	other := load(t, e, cCommand(t), 16<<20)

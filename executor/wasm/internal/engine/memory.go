@@ -52,7 +52,7 @@ func (m *memory) Reallocate(size uint64) []byte {
 		m.starved = true
 		return nil
 	}
-	if more := int64(size) - m.charged; more > 0 && int(size) > m.size {
+	if more := int64(size) + stackLimit - m.charged; more > 0 && int(size) > m.size {
 		if !m.budget.take(more) {
 			m.starved = true
 			return nil
@@ -73,9 +73,9 @@ func (m *memory) Free() {
 	}
 }
 
-// charge takes what the guest can write without a word to us: all it has at the start.
+// charge takes what the guest can write without a word to us: all it has at the start, and its stack.
 func (m *memory) charge() bool {
-	more := int64(m.image.size) - m.charged
+	more := int64(m.image.size) + stackLimit - m.charged
 	if more <= 0 {
 		return true
 	}
@@ -126,6 +126,8 @@ func (m *memory) reset(p *pages) error {
 func (m *memory) settle() {
 	if m.image.whole {
 		m.recharge(int64(m.written) * hostPage)
+	} else {
+		m.recharge(int64(m.image.size))
 	}
 }
 

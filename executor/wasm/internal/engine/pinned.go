@@ -13,7 +13,7 @@ import (
 type layout struct {
 	memory, engine, globals uintptr // of wasm.ModuleInstance
 	buffer, capacity        uintptr // of wasm.MemoryInstance
-	opaque, compiled        uintptr // of wazevo.moduleEngine
+	opaque, compiled, refs  uintptr // of wazevo.moduleEngine
 	localMemory, globalsAt  uintptr // of wazevo.compiledModule, its offsets into opaque
 	stack, stackTop, bottom uintptr // of wazevo.callEngine
 }
@@ -56,6 +56,7 @@ func findLayout(module api.Module, function api.Function) (l layout, err error) 
 	}
 	engine := reflect.ValueOf(module).Elem().FieldByName("Engine").Elem().Type().Elem()
 	find(&l.opaque, engine, reflect.Slice, "opaque")
+	find(&l.refs, engine, reflect.Slice, "localFunctionInstances")
 	if compiled := find(&l.compiled, engine, reflect.Pointer, "parent"); compiled != nil {
 		find(&l.localMemory, compiled.Elem(), reflect.Int32, "offsets", "LocalMemoryBegin")
 		find(&l.globalsAt, compiled.Elem(), reflect.Int32, "offsets", "GlobalsBegin")
@@ -69,12 +70,13 @@ func findLayout(module api.Module, function api.Function) (l layout, err error) 
 
 func field[T any](base unsafe.Pointer, offset uintptr) *T { return (*T)(unsafe.Add(base, offset)) }
 
-// internals are the parts of an instance that a reset sets.
+// internals are the parts of an instance that a reset sets, and what grows with each ref.func that its guest executes.
 type internals struct {
-	buffer   *[]byte    // memory as host functions see it; nil without a memory
-	capacity *uint32    // in pages
-	local    *[2]uint64 // memory as native code sees it: address and length
-	globals  []byte     // 16 bytes each
+	buffer   *[]byte           // memory as host functions see it; nil without a memory
+	capacity *uint32           // in pages
+	local    *[2]uint64        // memory as native code sees it: address and length
+	globals  []byte            // 16 bytes each
+	refs     *[]unsafe.Pointer // each an object on Go's heap
 }
 
 func (l *layout) internals(module api.Module) (in internals) {
@@ -82,6 +84,7 @@ func (l *layout) internals(module api.Module) (in internals) {
 	engine := (*field[[2]unsafe.Pointer](instance, l.engine))[1]
 	opaque := *field[[]byte](engine, l.opaque)
 	compiled := *field[unsafe.Pointer](engine, l.compiled)
+	in.refs = field[[]unsafe.Pointer](engine, l.refs)
 	if memory := *field[unsafe.Pointer](instance, l.memory); memory != nil {
 		in.buffer = field[[]byte](memory, l.buffer)
 		in.capacity = field[uint32](memory, l.capacity)

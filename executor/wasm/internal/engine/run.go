@@ -207,11 +207,12 @@ func (r *run) interrupt() {
 // otherwise lets another have the token first, if one waits.
 func (r *run) yield() {
 	now := r.charge()
-	if r.in != nil {
-		*r.in.cell() = 0
-	}
+	*r.in.cell() = 0
 	if end := r.over(now); end != nil {
 		panic(end)
+	}
+	if r.in.made() > maxRefs {
+		panic(&ended{Memory, "the guest makes references to functions without end"})
 	}
 	token := r.token
 	r.engine.ticker.off(token) // it may be another's at once

@@ -9,7 +9,7 @@ import (
 
 const (
 	stackReserve = 50_000_256&^(hostPage-1) + hostPage // bytes of address space, see layout.setStack
-	stackLimit   = 8 << 20                             // bytes of stack that a guest may use
+	stackLimit   = 1 << 20                             // bytes of stack that a guest may use: about what browsers give
 	stackKept    = 64 << 10                            // bytes of an unused stack that keep their pages
 )
 
