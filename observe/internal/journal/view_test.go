@@ -19,8 +19,8 @@ func down(high, low int) string {
 // What is added after a view, and may be in a file at once, is no part of it; what leaves memory stays in it.
 func TestViewStays(t *testing.T) {
 	const ring = 64
-	for _, before := range []int{0, 1, ring / 2, ring, 3 * ring} {
-		for _, after := range []int{1, ring / 2, ring, 3 * ring} {
+	for _, before := range []int{0, ring / 2, 3 * ring} {
+		for _, after := range []int{1, ring / 2, 3 * ring} {
 			t.Run(fmt.Sprint(before, " and ", after), func(t *testing.T) {
 				opt := Options[entry]{Dir: t.TempDir(), Ring: ring, Segments: 100, SegmentBytes: 3000}
 				j := fill(t, open(t, opt), 0, before)
