@@ -11,6 +11,7 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"lambent/executor/wasm/internal/module"
 )
@@ -156,4 +157,27 @@ func readFile(t testing.TB, path string) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// theirWASI gives the signatures of the functions that the engine's own WASI has.
+func theirWASI(t *testing.T) map[string]string {
+	r := wazero.NewRuntimeWithConfig(t.Context(), wazero.NewRuntimeConfigInterpreter())
+	t.Cleanup(func() { _ = r.Close(context.Background()) })
+	m, err := wasi_snapshot_preview1.NewBuilder(r).Compile(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for name, f := range m.ExportedFunctions() {
+		out[name] = signature(f.ParamTypes()) + ">" + signature(f.ResultTypes())
+	}
+	return out
+}
+
+func signature(values []api.ValueType) string {
+	var s strings.Builder
+	for _, v := range values {
+		s.WriteByte(map[api.ValueType]byte{api.ValueTypeI32: 'i', api.ValueTypeI64: 'I'}[v])
+	}
+	return s.String()
 }

@@ -105,7 +105,7 @@ func whyNot(i module.Import) (reason, hint string) {
 	case has("extism:", "spin", "fastly_", "http_handler", "fermyon", "wasmbus", "proxy_"):
 		return "that is the interface of another platform", buildForWASI
 	case i.Module == "env" && slices.Contains([]string{"abort", "seed", "trace"}, i.Name):
-		return "that is AssemblyScript's way to reach its host", "compile it with --use abort=assembly/lambent/abort --use seed=assembly/lambent/seed --use trace=assembly/lambent/trace"
+		return "that is AssemblyScript's way to reach its host", "use lambent.ts, and compile with --use abort=lambent_abort --use seed=lambent_seed --use trace=lambent_trace"
 	case i.Module == "env" && (strings.Contains(i.Name, "emscripten") || strings.HasPrefix(i.Name, "invoke_") || strings.HasPrefix(i.Name, "__syscall") || strings.HasPrefix(i.Name, "_embind")):
 		return "that is a function of Emscripten's JavaScript host", "build it with -sSTANDALONE_WASM, or with wasi-libc"
 	case i.Module == "env":

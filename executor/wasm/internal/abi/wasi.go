@@ -30,7 +30,7 @@ const (
 // wasi is WASI preview 1, the whole of it by name, so that what a program imports and never calls is no reason to refuse
 // it. There are the three standard streams and no other descriptor.
 //
-// Source: https://github.com/WebAssembly/WASI, legacy/preview1/docs.md.
+// Source: WASI preview 1, https://github.com/WebAssembly/WASI, legacy/preview1/docs.md.
 var wasi = []function{
 	errnoOf("args_get", "ii", argsGet),
 	errnoOf("args_sizes_get", "ii", argsSizesGet),

@@ -40,8 +40,11 @@ func memoryOf(t testing.TB) api.Memory {
 // invoke calls a host function as a guest would, and gives its result and what it has ended the call with.
 func invoke(c *Call, m api.Memory, module, name string, args ...uint64) (result uint64, ended error) {
 	i := slices.IndexFunc(modules[module], func(f function) bool { return f.name == name })
-	f := modules[module][i]
-	stack := make([]uint64, max(len(f.params), len(f.results)))
+	return invokeFunction(c, m, modules[module][i], args...)
+}
+
+func invokeFunction(c *Call, m api.Memory, f function, args ...uint64) (result uint64, ended error) {
+	stack := make([]uint64, max(1, len(f.params)))
 	copy(stack, args)
 	defer func() {
 		switch p := recover().(type) {
