@@ -31,20 +31,20 @@ type server struct {
 	r       *reader
 	slot    [MaxStreams]atomic.Pointer[Incoming]
 	running sync.WaitGroup // goroutines of loads and requests
-	next    chan *Incoming // to a goroutine that waits for it
-	waiting atomic.Int32   // those that do, or are about to
 	held    chan struct{}  // holds one: something is held back
 	stopped chan struct{}  // closed when the connection is at its end
 
 	mu      sync.Mutex
-	loading map[uint32]bool // programs that are being loaded; true: to be forgotten at once
+	ended   bool             // nothing comes any more
+	idle    []chan *Incoming // of goroutines that wait for a request; the one used last is last
+	loading map[uint32]bool  // programs that are being loaded; true: to be forgotten at once
 }
 
 // Serve is the worker's end of the connection: it says hello and then serves what comes, until the daemon hangs up, which
 // gives io.EOF. It returns when all that handler does has returned.
 func Serve(conn *net.UnixConn, page *Page, handler Handler, hello Hello) error {
 	defer conn.Close()
-	v := &server{handler: handler, page: page, next: make(chan *Incoming), held: make(chan struct{}, 1), stopped: make(chan struct{}), loading: make(map[uint32]bool)}
+	v := &server{handler: handler, page: page, held: make(chan struct{}, 1), stopped: make(chan struct{}), loading: make(map[uint32]bool)}
 	var err error
 	if v.r, err = newReader(conn, true); err != nil {
 		return err
@@ -61,6 +61,7 @@ func Serve(conn *net.UnixConn, page *Page, handler Handler, hello Hello) error {
 	v.running.Go(v.release)
 	err = v.r.run(v.handle)
 	close(v.stopped)
+	v.dismiss()
 	_ = conn.CloseWrite() // who writes is told
 	for i := range v.slot {
 		if s := v.slot[i].Load(); s != nil {
@@ -120,33 +121,49 @@ func (v *server) request(f frame) error {
 	}
 	s := newIncoming(v, f.id, head, f.payload, f.flags&flagEnd != 0)
 	slot.Store(s)
-	select {
-	case v.next <- s:
-	default:
-		v.running.Go(func() { v.attend(s) })
+	v.mu.Lock()
+	last := len(v.idle) - 1
+	if last < 0 {
+		v.mu.Unlock()
+		v.running.Go(func() { v.serve(s) })
+		return nil
 	}
+	next := v.idle[last]
+	v.idle = v.idle[:last]
+	v.mu.Unlock()
+	next <- s
 	return nil
 }
 
-// maxWaiting is how many goroutines wait for requests at most.
-const maxWaiting = 64
+// maxIdle is how many goroutines wait for requests at most. One that has served a guest has the large stack that this takes;
+// a new one would grow it, by copying it several times, which costs as much as the rest of serving.
+const maxIdle = 256
 
-// attend serves s and then what else comes. The stack of a new goroutine would have to grow in every guest again, which
-// costs as much as a small guest does.
-func (v *server) attend(s *Incoming) {
-	for {
+// serve serves s and what comes after it.
+func (v *server) serve(s *Incoming) {
+	next := make(chan *Incoming, 1)
+	for s != nil {
 		s.serve()
-		if v.waiting.Add(1) > maxWaiting {
-			v.waiting.Add(-1)
+		v.mu.Lock()
+		if v.ended || len(v.idle) == maxIdle {
+			v.mu.Unlock()
 			return
 		}
-		select {
-		case s = <-v.next:
-			v.waiting.Add(-1)
-		case <-v.stopped:
-			return
-		}
+		v.idle = append(v.idle, next)
+		v.mu.Unlock()
+		s = <-next
 	}
+}
+
+// dismiss ends the goroutines that wait.
+func (v *server) dismiss() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.ended = true
+	for _, next := range v.idle {
+		next <- nil
+	}
+	v.idle = nil
 }
 
 func (v *server) load(f frame) error {
