@@ -37,7 +37,6 @@ type writer struct {
 	mu     sync.Mutex
 	busy   bool          // somebody writes
 	queue  []byte        // what is to be written next
-	lent   bool          // what is written now was the queue
 	spare  []byte        // memory for the next queue
 	claims int           // of those who wait to write alone
 	free   sync.Cond     // busy has become false
@@ -60,21 +59,19 @@ func newWriter(conn *net.UnixConn, failed func(error)) (*writer, error) {
 	return w, nil
 }
 
-// send writes frames, or copies them to the queue. They are lost when the connection is: its reader tells who waits.
+// send queues frames, and writes them if nobody does: after those who are about to send, too, have had a chance to. They
+// are lost when the connection is: its reader tells who waits.
 func (w *writer) send(p []byte) {
 	w.mu.Lock()
-	if w.busy || w.err != nil {
-		w.hold(p)
-		w.mu.Unlock()
+	w.hold(p)
+	busy := w.busy || w.err != nil
+	w.busy = true
+	w.mu.Unlock()
+	if busy {
 		return
 	}
-	w.busy = true
-	if len(w.queue) > 0 {
-		w.queue = append(w.queue, p...)
-		p = w.swap()
-	}
-	w.mu.Unlock()
-	w.drain(p)
+	runtime.Gosched()
+	w.drain()
 }
 
 // add queues frames, to go out with the next that are sent, or with flush.
@@ -93,14 +90,12 @@ func (w *writer) hold(p []byte) {
 // flush writes what is queued.
 func (w *writer) flush() {
 	w.mu.Lock()
-	if w.busy || len(w.queue) == 0 {
-		w.mu.Unlock()
-		return
-	}
+	busy := w.busy || w.err != nil
 	w.busy = true
-	p := w.swap()
 	w.mu.Unlock()
-	w.drain(p)
+	if !busy {
+		w.drain()
+	}
 }
 
 // await waits until the queue is short, or stop is closed.
@@ -150,16 +145,15 @@ func (w *writer) sendFiles(p []byte, files []*os.File) error {
 		w.fail(err)
 		return err
 	}
-	if p := w.more(nil); p != nil {
-		w.drain(p)
-	}
+	w.written(before)
+	w.drain()
 	return nil
 }
 
 // swap takes the queue. The caller holds mu and has set busy.
 func (w *writer) swap() []byte {
 	p := w.queue
-	w.queue, w.spare, w.lent = w.spare[:0], nil, true
+	w.queue, w.spare = w.spare[:0], nil
 	if w.room != nil {
 		close(w.room)
 		w.room = nil
@@ -167,9 +161,34 @@ func (w *writer) swap() []byte {
 	return p
 }
 
-// drain writes p, and then what is queued. busy is the caller's, and is given up.
-func (w *writer) drain(p []byte) {
+// next gives what is queued, or gives busy up.
+func (w *writer) next() []byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.claims == 0 && len(w.queue) > 0 {
+		return w.swap()
+	}
+	w.busy = false
+	w.free.Broadcast()
+	return nil
+}
+
+// written takes the memory of what swap gave back.
+func (w *writer) written(p []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if cap(p) <= 2*maxQueued {
+		w.spare = p[:0]
+	}
+}
+
+// drain writes what is queued. busy is the caller's, and is given up.
+func (w *writer) drain() {
 	for range turns {
+		p := w.next()
+		if p == nil {
+			return
+		}
 		w.out = p
 		err := w.raw.Write(w.try)
 		w.out = nil
@@ -181,35 +200,25 @@ func (w *writer) drain(p []byte) {
 			return
 		}
 		if rest := p[max(w.wrote, 0):]; len(rest) > 0 {
-			go w.finish(w.own(rest))
+			go w.finish(rest)
 			return
 		}
-		if p = w.more(p); p == nil {
-			return
-		}
+		w.written(p)
 	}
-	go w.finish(p)
+	go w.finish(nil)
 }
 
-// own copies p, of which the caller of send has the memory, unless it is the queue's.
-func (w *writer) own(p []byte) []byte {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.lent {
-		p = append(w.spare[:0], p...)
-		w.spare, w.lent = nil, true
-	}
-	return p
-}
-
-// finish does what drain does, and waits for the socket.
+// finish writes p and then does what drain does, and waits for the socket.
 func (w *writer) finish(p []byte) {
-	for p != nil {
+	for {
 		if err := w.block(p, nil); err != nil {
 			w.fail(err)
 			return
 		}
-		p = w.more(p)
+		w.written(p)
+		if p = w.next(); p == nil {
+			return
+		}
 	}
 }
 
@@ -231,22 +240,6 @@ func (w *writer) block(p, rights []byte) error {
 		err = w.conn.SetWriteDeadline(time.Time{}) // drain would fail at once when it is over
 	}
 	return err
-}
-
-// more gives what was queued while p was written, or gives busy up.
-func (w *writer) more(p []byte) []byte {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.lent && cap(p) <= 2*maxQueued {
-		w.spare = p[:0]
-	}
-	w.lent = false
-	if w.claims == 0 && len(w.queue) > 0 {
-		return w.swap()
-	}
-	w.busy = false
-	w.free.Broadcast()
-	return nil
 }
 
 // fail ends the writing: what is sent from now on is dropped.
