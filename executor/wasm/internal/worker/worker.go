@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"sync"
 
@@ -29,6 +30,11 @@ type Options struct {
 	Dir    string // an empty folder of its own, in memory
 	Memory int64  // bytes that the whole process may have
 }
+
+// ballast is memory that nobody touches, so that it is none: it has garbage wait until there are so many bytes more of it.
+// The heap of a worker is so small that there would be a collection every few milliseconds, which would cost a quarter of
+// its processor time; a higher GOGC would have the worker of many programs keep a multiple of what they need.
+const ballast = 16 << 20
 
 // worker is the [wire.Handler].
 type worker struct {
@@ -54,6 +60,7 @@ func Run(conn *net.UnixConn, page *os.File, o Options) error {
 	}
 	// The guests' memories get the most of it. What Go has besides, a collection can reduce; native code cannot be.
 	debug.SetMemoryLimit(o.Memory / 4)
+	defer runtime.KeepAlive(make([]byte, ballast))
 	e, err := engine.New(context.Background(), engine.Options{Dir: o.Dir, Memory: o.Memory / 8 * 5})
 	if err != nil {
 		return err
