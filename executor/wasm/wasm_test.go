@@ -1,14 +1,18 @@
 package wasm
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"lambent"
 	"lambent/executor"
@@ -102,3 +106,101 @@ func buildFixture(t testing.TB, dir string) {
 }
 
 func TestConformance(t *testing.T) { executortest.Run(t, setup) }
+
+// asUser runs tests of this binary as a user without privilege, and gives what they say.
+func asUser(t *testing.T, tests string, start func(*exec.Cmd) error) string {
+	t.Helper()
+	cmd := executortest.AsUser(t, "-test.v", "-test.run", tests)
+	dir := filepath.Dir(cmd.Path)
+	build := exec.Command("go", "build", "-o", dir+"/", "lambent/cmd/lambent-init", "lambent/cmd/lambent-exec")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	buildFixture(t, dir)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Env = append(cmd.Env, "LAMBENT_INITBIN="+dir, fixtureEnv+"="+filepath.Join(dir, "fixture.wasm"))
+	if err := errors.Join(start(cmd), cmd.Wait()); err != nil {
+		t.Fatalf("%v\n%s", err, &out)
+	}
+	return out.String()
+}
+
+// TestUnprivileged runs workers without root.
+func TestUnprivileged(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Log("this test is root's; a user's are those that it runs")
+		return
+	}
+	out := asUser(t, "^(TestConformance|TestWorkerDies|TestWorkerIsConfined|TestFindings)$/^(|Echo|Stream|Env|Logs|Timeouts|Usage|CloseStopsAll)$", (*exec.Cmd).Start)
+	for _, name := range []string{"TestConformance/Timeouts", "TestWorkerDies", "TestFindings"} {
+		if !strings.Contains(out, "--- PASS: "+name+" ") {
+			t.Errorf("%s did not pass\n%s", name, out)
+		}
+	}
+}
+
+// TestUnsandboxed runs workers where no namespaces can be made: one user namespace that has room for no more.
+func TestUnsandboxed(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Log("this test is root's")
+		return
+	}
+	out := asUser(t, "^(TestConformance|TestWorkerDies|TestWithoutSandbox)$/^(|Echo|Logs|CloseStopsAll)$", func(cmd *exec.Cmd) error {
+		cmd.Args = append([]string{"sh", "-c", `echo 0 >/proc/sys/user/max_user_namespaces && exec "$0" "$@"`}, append([]string{cmd.Path}, cmd.Args[1:]...)...)
+		cmd.Path = "/bin/sh"
+		cmd.Env = append(cmd.Env, noNamespacesEnv+"=1")
+		id := []syscall.SysProcIDMap{{ContainerID: executortest.User, HostID: executortest.User, Size: 1}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags: syscall.CLONE_NEWUSER, UidMappings: id, GidMappings: id,
+			Credential:  &syscall.Credential{Uid: executortest.User, Gid: executortest.User, NoSetGroups: true},
+			AmbientCaps: []uintptr{unix.CAP_SYS_RESOURCE},
+		}
+		return cmd.Start()
+	})
+	for _, name := range []string{"TestConformance/Echo", "TestWorkerDies", "TestWithoutSandbox"} {
+		if !strings.Contains(out, "--- PASS: "+name+" ") {
+			t.Errorf("%s did not pass\n%s", name, out)
+		}
+	}
+}
+
+// TestWithoutSandbox says what isolates guests there, and refuses them where nobody has asked for that.
+func TestWithoutSandbox(t *testing.T) {
+	if os.Getenv(noNamespacesEnv) == "" {
+		return // TestUnsandboxed runs it
+	}
+	b := newBed(t, built(t))
+	if isolation := b.Isolation(); isolation.Level != lambent.IsolationNone || len(isolation.Lacks) == 0 {
+		t.Errorf("the isolation is %s", isolation)
+	}
+	sandbox, err := process.New(process.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sandbox.Close()
+	e, err := New(Options{Dir: t.TempDir(), Sandbox: sandbox})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	_, err = e.Start(t.Context(), executor.Spec{ID: lambent.NewID(), Revision: revision(t, "default", nil), CodeDir: b.code, Log: func(lambent.LogLine) {}})
+	if !lambent.HasCode(err, lambent.CodeTierUnavailable) || len(e.Runtimes()) != 0 || e.Findings()[0].OK {
+		t.Errorf("without --unsandboxed: %v, %v", err, e.Runtimes())
+	}
+}
+
+func TestFindings(t *testing.T) {
+	b := newBed(t, "")
+	found := b.Findings()
+	if len(found) != 1 || found[0].Name != "wasm" || !found[0].OK || !strings.Contains(found[0].Detail, "wazero") {
+		t.Errorf("found %+v", found)
+	}
+	if root, err := b.Root("wasm"); root != "wasm" || err != nil {
+		t.Errorf("the root is %q, %v", root, err)
+	}
+	if level := b.Isolation().Level; level != b.sandbox.Isolation().Level {
+		t.Errorf("the isolation is %s", level)
+	}
+}

@@ -27,10 +27,10 @@ type bed struct {
 	code string
 }
 
-func newBed(t *testing.T) *bed {
+// newBed makes one of a bundle with fixture.wasm.
+func newBed(t testing.TB, code string) *bed {
 	t.Helper()
-	b := &bed{code: t.TempDir()}
-	buildFixture(t, b.code)
+	b := &bed{code: code}
 	var err error
 	if b.node, err = open(t.TempDir()); err != nil {
 		t.Fatal(err)
@@ -41,6 +41,13 @@ func newBed(t *testing.T) *bed {
 		}
 	})
 	return b
+}
+
+// built is the folder of the built fixture.
+func built(t testing.TB) string {
+	dir := t.TempDir()
+	buildFixture(t, dir)
+	return dir
 }
 
 func revision(t testing.TB, namespace string, change func(*lambent.Settings)) *lambent.Revision {
@@ -64,7 +71,7 @@ type subject struct {
 	lines    []lambent.LogLine
 }
 
-func (b *bed) try(t *testing.T, code string, rev *lambent.Revision) (*subject, error) {
+func (b *bed) try(t testing.TB, code string, rev *lambent.Revision) (*subject, error) {
 	t.Helper()
 	g := &subject{revision: rev}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -78,7 +85,7 @@ func (b *bed) try(t *testing.T, code string, rev *lambent.Revision) (*subject, e
 	return g, err
 }
 
-func (b *bed) start(t *testing.T, namespace string, change func(*lambent.Settings)) *subject {
+func (b *bed) start(t testing.TB, namespace string, change func(*lambent.Settings)) *subject {
 	t.Helper()
 	g, err := b.try(t, b.code, revision(t, namespace, change))
 	if err != nil {
@@ -195,7 +202,7 @@ func cpuOf(t testing.TB, pid int) int64 {
 
 // TestWorkerDies kills a worker with requests that its guests have begun, and then one with requests that it has not looked at.
 func TestWorkerDies(t *testing.T) {
-	b := newBed(t)
+	b := newBed(t, built(t))
 	g, pid := b.serve(t, "default")
 	var all sync.WaitGroup
 	failures := make(chan error, 16)
@@ -242,7 +249,7 @@ func TestWorkerDies(t *testing.T) {
 }
 
 func TestUnstartedRequestsAreGivenBack(t *testing.T) {
-	b := newBed(t)
+	b := newBed(t, built(t))
 	g, pid := b.serve(t, "default")
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -290,7 +297,7 @@ func (in *instance) underWay() int {
 
 // TestNamespacesShareNoWorker kills the worker of one.
 func TestNamespacesShareNoWorker(t *testing.T) {
-	b := newBed(t)
+	b := newBed(t, built(t))
 	one, pid := b.serve(t, "one")
 	same, other := b.start(t, "one", nil), b.start(t, "other", nil)
 	await(t, 3)
@@ -307,7 +314,7 @@ func TestNamespacesShareNoWorker(t *testing.T) {
 
 // TestIdleWorkerLeaves ends the worker of a namespace without programs, and never gives it to another.
 func TestIdleWorkerLeaves(t *testing.T) {
-	b := newBed(t)
+	b := newBed(t, built(t))
 	b.idleTime = 50 * time.Millisecond
 	g, pid := b.serve(t, "one")
 	g.Stop(0)
@@ -322,7 +329,7 @@ func TestIdleWorkerLeaves(t *testing.T) {
 
 // TestWorkerIsConfined looks at a worker from outside.
 func TestWorkerIsConfined(t *testing.T) {
-	b := newBed(t)
+	b := newBed(t, built(t))
 	_, pid := b.serve(t, "default")
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -372,7 +379,7 @@ func TestWorkerIsConfined(t *testing.T) {
 
 // TestMakeRoom has a worker with room for two programs.
 func TestMakeRoom(t *testing.T) {
-	b := newBed(t)
+	b := newBed(t, built(t))
 	first := b.start(t, "default", nil)
 	size := first.Instance.(*instance).size
 	b.memory = int(size*5/2*2>>20) + 1

@@ -1,0 +1,147 @@
+package wasm
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"lambent"
+	"lambent/executor"
+)
+
+// TestRequestsEndAlone has requests fail in many ways: the instance serves the next, which sees nothing of them.
+func TestRequestsEndAlone(t *testing.T) {
+	b := newBed(t, built(t))
+	g := b.start(t, "default", func(s *lambent.Settings) {
+		s.Memory, s.MaxOutput, s.Timeouts.CPU = 48, 1000, lambent.Duration(2*time.Second)
+	})
+	for _, c := range []struct {
+		name, target, body string
+		total              time.Duration
+		code               lambent.Code
+		fault              lambent.Fault
+	}{
+		{"exits", "/exit?code=3", "", 0, lambent.CodeHandlerError, lambent.FaultFunction},
+		{"exits in its answer", "/exit?code=3&begin=1", "", 0, lambent.CodeHandlerError, lambent.FaultFunction},
+		{"takes too much memory", "/alloc?mb=100", "", 0, lambent.CodeMemoryExceeded, lambent.FaultLimit},
+		{"takes too much processor time", "/burn?ms=20000", "", 0, lambent.CodeCpuExceeded, lambent.FaultLimit},
+		{"answers too much", "/echo", strings.Repeat("x", 2000), 0, lambent.CodeOutputTooLarge, lambent.FaultLimit},
+		{"sleeps too long", "/sleep?ms=20000", "", 300 * time.Millisecond, lambent.CodeTotalTimeout, lambent.FaultLimit},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inv := g.invocation("POST", c.target, c.body)
+			total := c.total
+			if total == 0 {
+				total = time.Minute
+			}
+			began := time.Now()
+			resp, err := g.Handle(t.Context(), inv, began.Add(total))
+			if err == nil {
+				_, err = io.ReadAll(resp.Body)
+				err = errors.Join(err, resp.Body.Close())
+			}
+			if e := lambent.ErrorOf(err); e == nil || e.Code != c.code || e.Fault != c.fault || errors.Is(err, executor.ErrBusy) {
+				t.Errorf("it failed with %v", err)
+			}
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			if text := g.get(t, "/count"); text != "1" {
+				t.Errorf("the next request is number %s in its memory", text)
+			}
+		})
+	}
+	if !strings.Contains(g.said(), "stdout: last words\n") {
+		t.Errorf("the log is %s", g.said())
+	}
+}
+
+// TestOutcome is about what a request has used, which its record tells.
+func TestOutcome(t *testing.T) {
+	b := newBed(t, built(t))
+	g := b.start(t, "default", nil)
+	inv := g.invocation("POST", "/echo", "hello")
+	if text, err := g.do(inv); text != "hello" || err != nil {
+		t.Fatal(text, err)
+	}
+	if out := inv.Outcome; out.BytesIn != 5 || out.BytesOut != 5 || out.CPU <= 0 || out.CPU > time.Second || out.Memory < 1<<16 {
+		t.Errorf("%+v", out)
+	}
+	inv = g.invocation("GET", "/burn?ms=300", "")
+	if _, err := g.do(inv); err != nil {
+		t.Fatal(err)
+	}
+	if out := inv.Outcome; out.CPU < 30*time.Millisecond || out.CPU > time.Second {
+		t.Errorf("300 ms of work took %v", out.CPU)
+	}
+	if u, err := g.Usage(); err != nil || u.CPU < inv.Outcome.CPU || u.MemoryPeak < inv.Outcome.Memory {
+		t.Errorf("the usage is %+v, %v", u, err)
+	}
+}
+
+// TestStop has a request that ends in the grace, and one that does not.
+func TestStop(t *testing.T) {
+	b := newBed(t, built(t))
+	for _, c := range []struct {
+		target string
+		grace  time.Duration
+		code   lambent.Code
+	}{{"/sleep?ms=300", 20 * time.Second, ""}, {"/sleep?ms=60000", 100 * time.Millisecond, lambent.CodeInstanceStopped}} {
+		g := b.start(t, "default", nil)
+		failed := make(chan error, 1)
+		go func() { _, err := g.do(g.invocation("GET", c.target, "")); failed <- err }()
+		for deadline := time.Now().Add(10 * time.Second); g.Instance.(*instance).underWay() == 0 && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond)
+		}
+		began := time.Now()
+		g.Stop(c.grace)
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("with a grace of %v it took %v", c.grace, took)
+		}
+		if err := <-failed; c.code == "" && err != nil || c.code != "" && !lambent.HasCode(err, c.code) {
+			t.Errorf("the request failed with %v", err)
+		}
+		if exit := g.Exit(); exit != (lambent.Exit{}) {
+			t.Errorf("its exit is %+v", exit)
+		}
+		if _, err := g.do(g.invocation("GET", "/sleep", "")); !errors.Is(err, executor.ErrNotSent) || !lambent.HasCode(err, lambent.CodeInstanceStopped) {
+			t.Errorf("a request after the end: %v", err)
+		}
+	}
+}
+
+// TestStartIsGivenUp has a caller that leaves while the module is compiled.
+func TestStartIsGivenUp(t *testing.T) {
+	b := newBed(t, built(t))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	_, err := b.Start(ctx, executor.Spec{ID: lambent.NewID(), Revision: revision(t, "default", nil), CodeDir: b.code, Log: func(lambent.LogLine) {}})
+	if !lambent.HasCode(err, lambent.CodeStartTimeout) {
+		t.Errorf("got %v", err)
+	}
+	if text := b.start(t, "default", nil).get(t, "/count"); text != "1" {
+		t.Errorf("the next says %q", text)
+	}
+}
+
+// TestFields has fields that are not the function's to see or to say.
+func TestFields(t *testing.T) {
+	b := newBed(t, built(t))
+	g := b.start(t, "default", nil)
+	inv := g.invocation("POST", "/echo?a=b", "x")
+	inv.Header["Many"] = []string{"one", "two"}
+	inv.Header["Connection"] = []string{"close"}
+	inv.Header["Lambent-Invocation"] = []string{"forged"}
+	resp, err := g.Handle(t.Context(), inv, time.Now().Add(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.Status != 202 || !slices.Equal(resp.Header["Many"], []string{"one", "two"}) || resp.Header.Get("Target") != "/echo?a=b" || resp.Header["Connection"] != nil {
+		t.Errorf("%d %v", resp.Status, resp.Header)
+	}
+}
