@@ -8,8 +8,9 @@ volatile uint32_t variant = 0; // of the module: see wasm_module.go
 static int served;
 
 static void bomb(void) {
-	for (char *block; (block = malloc(1 << 20)) != NULL;)
-		memset(block, 1, 1 << 20);
+	for (volatile char *block; (block = malloc(1 << 20)) != NULL;)
+		for (int i = 0; i < 1 << 20; i += 4096)
+			block[i] = 1;
 	__builtin_trap();
 }
 
@@ -22,16 +23,16 @@ void handle(void) {
 	}
 	variant = 0x1badcafe;
 	lambent_read_request(&r);
-	lambent_respond_with(200, "text/plain");
-	if (strcmp(r.method, "POST") == 0) {
-		for (uint32_t n; (n = lambent_read(body, sizeof body)) > 0;)
-			lambent_write(body, n);
-		return;
-	}
 	if (strcmp(r.target, "/loop") == 0)
 		for (;;)
 			variant++;
 	if (strcmp(r.target, "/bomb") == 0)
 		bomb();
-	lambent_print("ok\n");
+	lambent_respond_with(200, "text/plain");
+	if (strcmp(r.method, "POST") != 0) {
+		lambent_print("ok\n");
+		return;
+	}
+	for (uint32_t n; (n = lambent_read(body, sizeof body)) > 0;)
+		lambent_write(body, n);
 }
