@@ -21,8 +21,6 @@ type call struct {
 	in       *instance
 	inv      *lambent.Invocation
 	ctx      context.Context
-	cancel   context.CancelCauseFunc
-	unwatch  func() bool // of the instance's end
 	req      wire.Request
 	ours     [6]h1.Field
 	extra    [6]wire.Field
@@ -39,19 +37,17 @@ func (in *instance) Handle(ctx context.Context, inv *lambent.Invocation, deadlin
 	}
 	now := time.Now()
 	in.used.Store(now.UnixNano())
-	c := &call{in: in, inv: inv}
-	c.ctx, c.cancel = context.WithCancelCause(ctx)
-	c.unwatch = context.AfterFunc(in.run, func() { c.cancel(context.Cause(in.run)) })
+	c := &call{in: in, inv: inv, ctx: ctx}
 	limits := &in.revision.Settings.Timeouts
 	c.req = wire.Request{
 		Method: inv.Method, Target: inv.Target, Host: inv.Host, Proto: "HTTP/1.1", Invocation: inv.ID,
 		Header: inv.Header, Skip: skip, Extra: c.extra[:0], Length: inv.ContentLength, Body: inv.Body,
-		FirstByte: now.Add(limits.FirstByte.D()), Deadline: deadline, Idle: limits.Idle.D(), Log: c.log,
+		FirstByte: now.Add(limits.FirstByte.D()), Deadline: deadline, Idle: limits.Idle.D(), Cut: in.run, Log: c.log,
 	}
 	for _, f := range guest.Fields(c.ours[:0], inv, deadline) {
 		c.req.Extra = append(c.req.Extra, wire.Field(f))
 	}
-	x, err := in.worker.conn.Do(c.ctx, in.program, &c.req)
+	x, err := in.worker.conn.Do(ctx, in.program, &c.req)
 	if err != nil {
 		return nil, c.fail(err)
 	}
@@ -92,8 +88,6 @@ func (in *instance) finish() {
 // end ends the call: the request is answered or given up.
 func (c *call) end() {
 	c.finish.Do(func() {
-		c.unwatch()
-		c.cancel(nil)
 		out, used := &c.inv.Outcome, &c.req.Usage
 		out.BytesIn, out.CPU, out.Memory = c.req.Sent, used.CPU, used.Memory
 		c.in.cpu.Add(int64(used.CPU))

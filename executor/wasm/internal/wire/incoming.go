@@ -327,7 +327,7 @@ func (s *Incoming) flush() {
 // millisecond later at the latest.
 func (s *Incoming) Log(stream string, line []byte) {
 	number := byte(max(0, slices.Index(logStreams[:], stream)))
-	s.server.w.await(nil)
+	s.server.w.await(nil, nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.done {

@@ -82,7 +82,7 @@ func (x *sender) run() {
 		if last {
 			return
 		}
-		x.stream.conn.w.await(x.stop)
+		x.stream.conn.w.await(x.stop, nil)
 	}
 }
 

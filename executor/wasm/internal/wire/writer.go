@@ -98,8 +98,8 @@ func (w *writer) flush() {
 	}
 }
 
-// await waits until the queue is short, or stop is closed.
-func (w *writer) await(stop <-chan struct{}) {
+// await waits until the queue is short, or one of stop and cut is closed.
+func (w *writer) await(stop, cut <-chan struct{}) {
 	w.mu.Lock()
 	for len(w.queue) > maxQueued && w.err == nil {
 		if w.room == nil {
@@ -110,6 +110,8 @@ func (w *writer) await(stop <-chan struct{}) {
 		select {
 		case <-room:
 		case <-stop:
+			return
+		case <-cut:
 			return
 		}
 		w.mu.Lock()
