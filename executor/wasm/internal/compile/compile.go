@@ -17,14 +17,14 @@ import (
 // Options say how to compile.
 type Options struct {
 	Warmup string                           // target of a request to run before the snapshot, as "/warm"; "" for none
-	Memory int64                            // bytes of linear memory that the initialisation may use; 0: 512 MiB
+	Memory int64                            // bytes of linear memory that the initialisation may use; 0: 1 GiB
 	Start  time.Duration                    // how long the initialisation may take; 0: 10 s
 	Dir    string                           // folder for temporary files; "": the system's
 	Log    func(stream string, line []byte) `json:"-"` // what the initialisation writes; nil: nobody reads it
 }
 
 const (
-	defaultMemory = 512 << 20
+	defaultMemory = 1 << 30
 	defaultStart  = 10 * time.Second
 )
 
@@ -103,7 +103,7 @@ func compile(ctx context.Context, wasm []byte, o Options) (a *artefact.Artefact,
 // check refuses what the options cannot be met for.
 func check(facts module.Facts, kind abi.Kind, o Options) error {
 	if size := int64(facts.Memory.Min) * module.PageSize; size > o.Memory {
-		return unsupported("the module wants %d MiB of memory at its start, and no module gets more than %d", size>>20, o.Memory>>20).
+		return unsupported("the module wants %d MiB of memory at its start, and it may have %d there", size>>20, o.Memory>>20).
 			WithHint("build it with a smaller initial memory; it can grow later")
 	}
 	if o.Warmup == "" {
