@@ -74,9 +74,10 @@ func compile(ctx context.Context, wasm []byte, o Options) (a *artefact.Artefact,
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, compiled.Close(ctx)) }()
-	a = &artefact.Artefact{Module: in.Wasm, Meta: artefact.Meta{
+	a = &artefact.Artefact{Meta: artefact.Meta{
 		Kind: string(kind), Epoch: in.Epoch, Pages: facts.Memory.Min, Max: facts.Memory.Max, Fresh: facts.Stateful,
 	}}
+	result := func(in *module.Instrumented) []byte { return in.Wasm }
 	if len(facts.Stateful) > 0 {
 		a.Meta.Init = init
 	} else {
@@ -84,14 +85,20 @@ func compile(ctx context.Context, wasm []byte, o Options) (a *artefact.Artefact,
 		if err != nil {
 			return nil, err
 		}
-		a.Module, a.Image = in.Bake(snapshot), image
-		if err := shop.bake(ctx, in.Wasm, a.Module); err != nil {
-			return nil, err
-		}
-		a.Meta.Pages, a.Meta.Image = snapshot.Pages, true
+		result = func(in *module.Instrumented) []byte { return in.Bake(snapshot) }
+		a.Image, a.Meta.Pages, a.Meta.Image = image, snapshot.Pages, true
 		for i, g := range in.Globals {
 			a.Meta.Globals = append(a.Meta.Globals, artefact.Global{Global: g, Value: snapshot.Globals[i]})
 		}
+	}
+	a.Module = result(in.Hollow())
+	found, err := shop.rename(ctx, in.Wasm, a.Module)
+	if err == nil && !found {
+		a.Module = result(in)
+		err = shop.only(ctx, a.Module)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if len(a.Module) > module.MaxSize {
 		return nil, unsupported("the module is larger than %d bytes once it can be interrupted", module.MaxSize).WithHint("make it smaller: keep large data apart from code")

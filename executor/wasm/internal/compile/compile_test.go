@@ -103,7 +103,7 @@ func size(t *testing.T, path string) int64 {
 	return info.Size()
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -135,7 +135,7 @@ func write(t *testing.T, wasm []byte, o Options) (*artefact.Artefact, string) {
 	return a, dir
 }
 
-func build(t *testing.T, dir string, args ...string) []byte {
+func build(t testing.TB, dir string, args ...string) []byte {
 	out := filepath.Join(t.TempDir(), "main.wasm")
 	cmd := exec.Command("go", append(append([]string{"build", "-o", out}, args...), "./"+dir)...)
 	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0", "GOFLAGS=")
@@ -158,14 +158,8 @@ func TestGo(t *testing.T) {
 // TestNames: a stack trace of the artefact names the functions of the module.
 func TestNames(t *testing.T) {
 	names := Section(0, append(Name("name"), Section(1, Vec(append([]byte{0}, Name("outer")...), append([]byte{1}, Name("inner")...)))...))
-	a, _ := write(t, append(Command([][]byte{Body(0x10, 1), Body(0)}), names...), Options{})
-	r := wazero.NewRuntimeWithConfig(t.Context(), artefact.Config(nil))
-	defer r.Close(t.Context())
-	_, err := r.NewHostModuleBuilder(module.YieldModule).NewFunctionBuilder().WithFunc(func() {}).Export(module.YieldName).Instantiate(t.Context())
-	must(t, err)
-	mod, err := r.InstantiateWithConfig(t.Context(), a.Module, wazero.NewModuleConfig().WithStartFunctions())
-	must(t, err)
-	_, err = mod.ExportedFunction("_start").Call(t.Context())
+	_, dir := write(t, append(Command([][]byte{Body(0x10, 1), Body(0)}), names...), Options{})
+	_, err := load(t, dir).mod.ExportedFunction("_start").Call(t.Context())
 	if err == nil || !strings.Contains(err.Error(), ".inner()\n\t.outer()") {
 		t.Errorf("got %v", err)
 	}
@@ -255,6 +249,38 @@ func TestStates(t *testing.T) {
 				t.Errorf("the answer is %q", body)
 			}
 		})
+	}
+}
+
+// TestDigest: the engine finds the native code of one module as that of another, and when it does not, the other one is
+// compiled. The code of both is the same.
+func TestDigest(t *testing.T) {
+	s, err := openShop(t.TempDir())
+	must(t, err)
+	m, err := module.Parse(reactor(loop, Section(6, Vec([]byte{0x7f, 1, 0x41, 3, 0x0b}))))
+	must(t, err)
+	in := m.Instrument()
+	must(t, s.only(t.Context(), in.Wasm))
+	before, code, err := s.read()
+	must(t, err)
+	baked := in.Bake(module.Snapshot{Pages: 9, Globals: []uint64{4}})
+	for _, wrong := range []bool{false, true} {
+		compiled := in.Wasm
+		if wrong {
+			compiled = compiled[:20]
+		}
+		must(t, s.only(t.Context(), in.Wasm))
+		found, err := s.rename(t.Context(), compiled, baked)
+		must(t, err)
+		if found == wrong {
+			t.Errorf("found: %t, wrong digest: %t", found, wrong)
+		}
+	}
+	must(t, s.only(t.Context(), baked))
+	after, again, err := s.read()
+	must(t, err)
+	if after == before || !bytes.Equal(code, again) {
+		t.Errorf("%s with %d bytes, %s with %d bytes", before, len(code), after, len(again))
 	}
 }
 

@@ -17,6 +17,8 @@ import (
 	"lambent/executor/wasm/internal/artefact"
 )
 
+var errNotOne = errors.New("the engine has not written one file of native code")
+
 // shop compiles modules. The engine keeps their native code in files of the shop's folder.
 type shop struct{ dir string }
 
@@ -86,7 +88,7 @@ func (s *shop) files() (names []string, err error) {
 func (s *shop) read() (name string, code []byte, err error) {
 	names, err := s.files()
 	if err == nil && len(names) != 1 {
-		err = errors.New("the engine has not written one file of native code")
+		err = errNotOne
 	}
 	if err != nil {
 		return "", nil, internal(err)
@@ -97,33 +99,46 @@ func (s *shop) read() (name string, code []byte, err error) {
 	return names[0], code, nil
 }
 
-// bake compiles a module that differs from the one compiled before in what native code does not depend on: the size of
-// its memory, the values of its globals, its data segments. So the file of the one is that of the other, but the engine
-// finds it by a digest of the module. Should it look elsewhere, it compiles again, and what it writes is the file.
-func (s *shop) bake(ctx context.Context, before, baked []byte) error {
+// rename makes the native code of the one module that has been compiled that of another, which differs from it in nothing
+// that native code depends on, so in the functions' code only where it has none. The engine finds the file by a digest of
+// the module. It says whether the engine does find it, or has compiled the other module.
+func (s *shop) rename(ctx context.Context, compiled, other []byte) (found bool, err error) {
 	names, err := s.files()
 	if err != nil || len(names) != 1 {
-		return internal(errors.Join(err, errors.New("the engine has not written one file of native code")))
+		return false, internal(errors.Join(err, errNotOne))
 	}
 	file := names[0]
-	guess := filepath.Join(filepath.Dir(file), digest(baked, features(before, filepath.Base(file))))
+	guess := filepath.Join(filepath.Dir(file), digest(other, features(compiled, filepath.Base(file))))
 	if err := os.Rename(filepath.Join(s.dir, file), filepath.Join(s.dir, guess)); err != nil {
+		return false, internal(err)
+	}
+	c, err := s.compile(ctx, other)
+	if err != nil {
+		return false, err
+	}
+	if err := c.Close(ctx); err != nil {
+		return false, internal(err)
+	}
+	if names, err = s.files(); err != nil {
+		return false, internal(err)
+	}
+	return len(names) == 1, nil
+}
+
+// only compiles a module and forgets what was compiled before.
+func (s *shop) only(ctx context.Context, wasm []byte) error {
+	names, err := s.files()
+	for _, name := range names {
+		err = errors.Join(err, os.Remove(filepath.Join(s.dir, name)))
+	}
+	if err != nil {
 		return internal(err)
 	}
-	b, err := s.compile(ctx, baked)
+	c, err := s.compile(ctx, wasm)
 	if err != nil {
 		return err
 	}
-	if err := b.Close(ctx); err != nil {
-		return internal(err)
-	}
-	if names, err = s.files(); err == nil && len(names) > 1 {
-		err = os.Remove(filepath.Join(s.dir, guess))
-	}
-	if err != nil {
-		return internal(err)
-	}
-	return nil
+	return c.Close(ctx)
 }
 
 // digest is the name of the native code of a module on a processor with the features, see Module.AssignModuleID and

@@ -182,6 +182,18 @@ func (m *Module) encodeCode() []byte {
 	return out
 }
 
+// Hollow gives the same module with functions that only trap, for an engine that finds their native code elsewhere: it
+// need not read, check and keep what it does not compile.
+func (in *Instrumented) Hollow() *Instrumented {
+	hollow := *in
+	if in.sections[secCode] != nil {
+		trap := []byte{3, 0, 0x00, 0x0b} // size, no local variables, unreachable, end
+		hollow.sections[secCode] = append(appendU32(nil, in.m.bodies), bytes.Repeat(trap, int(in.m.bodies))...)
+	}
+	hollow.Wasm = assemble(hollow.sections, in.names)
+	return &hollow
+}
+
 func (m *Module) encodeNames() []byte {
 	if len(m.names) == 0 {
 		return nil

@@ -1,0 +1,31 @@
+package compile
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/tetratelabs/wazero"
+
+	"lambent/executor/wasm/internal/artefact"
+)
+
+// BenchmarkLoad has the engine load a module of Go, as a worker does after a restart.
+func BenchmarkLoad(b *testing.B) {
+	a, err := Compile(b.Context(), build(b, "testdata/reactor", "-buildmode=c-shared", "-ldflags=-s -w"), Options{})
+	must(b, err)
+	dir := b.TempDir()
+	native := filepath.Join(dir, a.Meta.Native)
+	must(b, os.MkdirAll(filepath.Dir(native), 0o700))
+	must(b, os.WriteFile(native, a.Native, 0o400))
+	cache, err := wazero.NewCompilationCacheWithDir(dir)
+	must(b, err)
+	r := wazero.NewRuntimeWithConfig(b.Context(), artefact.Config(cache))
+	b.ReportAllocs()
+	for b.Loop() {
+		c, err := r.CompileModule(b.Context(), a.Module)
+		must(b, err)
+		must(b, c.Close(b.Context()))
+	}
+	must(b, r.Close(b.Context()))
+}
