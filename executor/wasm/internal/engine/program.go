@@ -145,6 +145,9 @@ func (p *Program) warmUp() {
 func (p *Program) tidy(now time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.closed { // its image may be gone
+		return
+	}
 	for len(p.parked) > 1 && now-p.parked[0].since > idleGone {
 		p.parked[0].close()
 		p.parked = p.parked[1:]
