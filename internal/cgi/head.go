@@ -23,7 +23,7 @@ type Head struct {
 }
 
 // Write takes more of the output, until it gives ok: then the head is there, and body is what follows it of all that
-// was written.
+// was written. What it needs of p to that end it keeps, as a copy.
 func (h *Head) Write(p []byte) (body []byte, ok bool, err error) {
 	if len(h.held) > 0 {
 		h.held = append(h.held, p...)

@@ -1,5 +1,5 @@
-//! Answer HTTP requests as a WebAssembly module of Lambent. It needs no crate, and the target wasm32-wasip1
-//! (wasm32-wasi) or wasm32-unknown-unknown.
+//! Answer HTTP requests as a WebAssembly module of Lambent. It needs no crate, edition 2018 or 2021, and the target
+//! wasm32-wasip1 (wasm32-wasi) or wasm32-unknown-unknown.
 //!
 //! ```ignore
 //! mod lambent;

@@ -38,37 +38,15 @@ func compile(t testing.TB, binary []byte) *guest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kind, err := KindOf(factsOf(compiled))
+	m, err := module.Parse(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kind, err := KindOf(m.Facts())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &guest{compiled, kind}
-}
-
-// factsOf asks wazero for what KindOf looks at.
-func factsOf(m wazero.CompiledModule) module.Facts {
-	of := func(f api.FunctionDefinition) module.FuncType {
-		var out module.FuncType
-		for _, p := range f.ParamTypes() {
-			out.Params = append(out.Params, module.ValueType(p))
-		}
-		for _, p := range f.ResultTypes() {
-			out.Results = append(out.Results, module.ValueType(p))
-		}
-		return out
-	}
-	var facts module.Facts
-	for _, f := range m.ImportedFunctions() {
-		from, name, _ := f.Import()
-		facts.Imports = append(facts.Imports, module.Import{Module: from, Name: name, Type: of(f)})
-	}
-	for name, f := range m.ExportedFunctions() {
-		facts.Exports = append(facts.Exports, module.Export{Name: name, Kind: module.KindFunc, Type: of(f)})
-	}
-	if len(m.ExportedMemories()) > 0 {
-		facts.Memory = &module.Memory{}
-	}
-	return facts
 }
 
 // result is what came of a call.
@@ -114,6 +92,11 @@ func (r *result) on(c *Call) {
 // run makes a fresh instance and runs c in it.
 func (g *guest) run(t testing.TB, c *Call) *result {
 	t.Helper()
+	return g.runWith(t.Context(), t, c)
+}
+
+func (g *guest) runWith(ctx context.Context, t testing.TB, c *Call) *result {
+	t.Helper()
 	r := &result{}
 	if c.Respond == nil {
 		r.on(c)
@@ -135,7 +118,7 @@ func (g *guest) run(t testing.TB, c *Call) *result {
 			t.Fatal("initialisation:", err)
 		}
 	}
-	_, err = instance.ExportedFunction(g.kind.Entry()).Call(With(t.Context(), c))
+	_, err = instance.ExportedFunction(g.kind.Entry()).Call(With(ctx, c))
 	r.err = c.Finish(err)
 	return r
 }

@@ -17,7 +17,7 @@ import (
 // older than patience, and when it is while the guest computes, see [Call.Tick].
 const (
 	gather   = 16 << 10
-	patience = 10 * time.Millisecond // Go sleeps half of it before it says why it panics
+	patience = 50 * time.Millisecond // a panic in Go sleeps a tenth of it and more before it ends the program
 )
 
 // answer is what a guest has said so far.
@@ -39,19 +39,18 @@ func bad(format string, args ...any) *lambent.Error {
 	return lambent.Errorf(lambent.CodeBadResponse, "the function gave a bad answer: "+format, args...)
 }
 
-// stdout is what a command says.
+// stdout is what a command says. The parser keeps what it gets, so it gets no more than a piece at a time.
 func (c *Call) stdout(p []byte) {
-	a := &c.answer
-	if !a.known {
-		body, ok, err := a.parser.Write(p)
+	for a := &c.answer; !a.known && len(p) > 0; {
+		n := min(len(p), piece)
+		body, ok, err := a.parser.Write(p[:n])
 		if err != nil {
 			c.end(bad("%w", err))
 		}
-		if !ok {
-			return
+		if p = p[n:]; ok {
+			c.parsed()
+			c.write(body)
 		}
-		c.parsed()
-		p = body
 	}
 	c.write(p)
 }
@@ -105,7 +104,7 @@ func checked(name, value string) (Field, error) {
 func (c *Call) write(p []byte) {
 	a := &c.answer
 	a.written += int64(len(p))
-	if a.mute {
+	if a.mute || len(p) == 0 {
 		return
 	}
 	if a.length >= 0 && a.written > a.length {

@@ -2,6 +2,7 @@ package abi
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -177,6 +178,8 @@ func TestConformance(t *testing.T) {
 
 // TestFailures is how calls end that do not end well.
 func TestFailures(t *testing.T) {
+	over, cancel := context.WithCancel(t.Context())
+	cancel() // no sleep lasts: Go sleeps when it panics
 	each(t, func(t *testing.T, f *fixture, g *guest) {
 		for _, c := range []struct {
 			target  string
@@ -199,7 +202,7 @@ func TestFailures(t *testing.T) {
 			if len(c.only) > 0 && !begins(f.name, c.only) {
 				continue
 			}
-			r := g.run(t, post(c.target))
+			r := g.runWith(over, t, post(c.target))
 			e := lambent.ErrorOf(r.err)
 			if e == nil || e.Code != c.code || !strings.Contains(e.Message, c.message) || !strings.Contains(e.Trace, c.trace) {
 				t.Errorf("%s: %#v", c.target, e)
@@ -305,10 +308,15 @@ func TestFiles(t *testing.T) {
 func TestBroken(t *testing.T) {
 	gone := lambent.Errorf(lambent.CodeClientClosed, "gone")
 	each(t, func(t *testing.T, f *fixture, g *guest) {
-		call := post("/echo")
-		call.Body = io.MultiReader(strings.NewReader("half"), iotest.ErrReader(gone))
-		if r := g.run(t, call); r.err != gone {
-			t.Errorf("a body that breaks off: %v", r.err)
+		for _, body := range []io.Reader{
+			io.MultiReader(strings.NewReader("half"), iotest.ErrReader(gone)),
+			iotest.DataErrReader(io.MultiReader(strings.NewReader("half"), iotest.ErrReader(gone))),
+		} {
+			call := post("/echo")
+			call.Body = body
+			if r := g.run(t, call); r.err != gone {
+				t.Errorf("a body that breaks off: %v", r.err)
+			}
 		}
 		call, r := post("/big?1000"), &result{}
 		r.on(call)

@@ -82,24 +82,25 @@ func (c *Call) read(p []byte) int {
 	}
 	var n int
 	var err error
+	read := func() {
+		for range 100 {
+			if n, err = c.Body.Read(p); n > 0 || err != nil {
+				return
+			}
+		}
+		err = errNoProgress
+	}
 	if b, ok := c.Body.(interface{ Buffered() int }); ok && b.Buffered() > 0 {
-		n, err = c.Body.Read(p)
+		read()
 	} else {
 		c.flush() // who sends the body may wait for what has been said
-		c.block(func() {
-			for range 100 {
-				if n, err = c.Body.Read(p); n > 0 || err != nil {
-					return
-				}
-			}
-			err = errNoProgress
-		})
+		c.block(read)
+	}
+	if err != nil && err != io.EOF {
+		c.end(err)
 	}
 	c.taken += int64(n)
 	c.ended = err != nil || c.taken == c.Length
-	if err != nil && n == 0 && err != io.EOF {
-		c.end(err)
-	}
 	return n
 }
 

@@ -126,10 +126,9 @@ func (c *Call) variables() *environ {
 		return e
 	}
 	if e.made = true; c.Kind == Reactor {
-		for _, v := range c.Env {
-			e.block += v + "\x00"
+		if e.count = uint32(len(c.Env)); e.count > 0 {
+			e.block = strings.Join(c.Env, "\x00") + "\x00"
 		}
-		e.count = uint32(len(c.Env))
 		return e
 	}
 	r := cgi.Request{Method: c.Method, Target: c.Target, Host: c.Host, Proto: c.Proto, Header: c.Header, Length: c.Length}

@@ -3,6 +3,7 @@ package abi
 import (
 	"errors"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -409,5 +410,26 @@ func TestInitialisation(t *testing.T) {
 	}
 	if err := call.Finish(nil); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestHostage is a command that begins a header and then writes all that it can: what is kept of it is bounded.
+func TestHostage(t *testing.T) {
+	call := &Call{Kind: Command, Method: "GET"}
+	rest := make([]byte, 64<<20)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var ended error
+	func() {
+		defer func() { ended = recover().(*ending).err }()
+		call.stdout([]byte("Status: 200"))
+		call.stdout(rest)
+	}()
+	runtime.ReadMemStats(&after)
+	if !lambent.HasCode(ended, lambent.CodeBadResponse) {
+		t.Error(ended)
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+		t.Errorf("%d bytes", n)
 	}
 }
