@@ -77,6 +77,9 @@ func New(ctx context.Context, o Options) (e *Engine, err error) {
 		programs: map[*Program]bool{}, warm: map[*Program]bool{},
 		closing: make(chan struct{}), tidied: make(chan struct{}),
 	}
+	if size := os.Getpagesize(); size != hostPage {
+		return nil, fmt.Errorf("engine: pages of memory have %d bytes here, and it knows only those of %d", size, hostPage)
+	}
 	e.memory.limit = o.Memory
 	e.stacks.maps = &e.maps
 	if e.maps.limit, err = mapLimit(); err != nil {

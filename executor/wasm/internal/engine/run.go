@@ -154,7 +154,10 @@ func (r *run) wait() *ended {
 		if token, got := r.engine.tokens.leave(&r.waiter); got {
 			r.engine.tokens.put(token)
 		}
-		return r.over(max(r.engine.now(), r.deadline))
+		if end := r.over(r.engine.now()); end != nil {
+			return end
+		}
+		return &ended{Deadline, deadlinePassed} // by the timer's clock
 	}
 }
 
@@ -184,11 +187,13 @@ func (r *run) release() {
 	r.token = -1
 }
 
+const deadlinePassed = "the deadline has passed"
+
 // over says why the call has to end, if it has.
 func (r *run) over(now time.Duration) *ended {
 	switch err := r.Context.Err(); {
 	case r.deadline > 0 && now >= r.deadline, errors.Is(err, context.DeadlineExceeded):
-		return &ended{Deadline, "the deadline has passed"}
+		return &ended{Deadline, deadlinePassed}
 	case err != nil:
 		return &ended{Cancelled, "the call was cancelled"}
 	case r.limits.CPU > 0 && r.used >= r.limits.CPU:

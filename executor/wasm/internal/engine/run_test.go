@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -76,15 +75,24 @@ func TestDrip(t *testing.T) {
 	}
 }
 
-// TestCancel: a guest in a loop ends soon after its context does.
+// TestCancel: guests in loops end soon after their context does, whether they run or wait for their turn.
 func TestCancel(t *testing.T) {
-	e := open(t, Options{})
+	e := open(t, Options{Tokens: 1})
 	p := load(t, e, cGuest(t), 16<<20)
-	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(20*time.Millisecond, cancel)
-	_, _, err := callWith(ctx, p, to("/loop"), Limits{})
-	var failed *Error
-	if !errors.As(err, &failed) || failed.Reason != Cancelled {
-		t.Fatal(err)
+	for range 10 {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		for range 3 {
+			go func() {
+				_, _, err := callWith(ctx, p, to("/loop"), Limits{Deadline: time.Now().Add(time.Hour)})
+				ended <- err
+			}()
+		}
+		time.AfterFunc(10*time.Millisecond, cancel)
+		for range 3 {
+			if err := <-ended; reason(err) != Cancelled {
+				t.Fatal(err)
+			}
+		}
 	}
 }
