@@ -79,7 +79,7 @@ func (e *Executor) Start(ctx context.Context, spec executor.Spec) (executor.Inst
 		var in *instance
 		in, err = e.load(ctx, spec, digest, s, number, began)
 		if err == nil {
-			e.replace()
+			time.AfterFunc(respite, e.replace)
 			return in, nil
 		}
 		if !errors.As(err, new(*wire.LostError)) {

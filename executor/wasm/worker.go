@@ -19,6 +19,8 @@ import (
 const (
 	// launchTime bounds the start of a worker.
 	launchTime = 20 * time.Second
+	// respite is how long after a start the next spare is started: the first requests shall have the processor.
+	respite = 100 * time.Millisecond
 	// idleTime is the default of Executor.idleTime.
 	idleTime = time.Minute
 	// deathNotice is how long a worker may take to end when its connection has: the kernel closes it a moment before.
