@@ -312,7 +312,7 @@ func (e *Executor) register(in *instance) error {
 	e.instances[in] = struct{}{}
 	in.seat.bytes += in.size
 	var idle []*instance
-	if over := in.seat.bytes > e.room(); over {
+	if in.seat.bytes > e.room {
 		for other := range e.instances {
 			if other != in && other.seat == in.seat {
 				idle = append(idle, other)
@@ -322,7 +322,7 @@ func (e *Executor) register(in *instance) error {
 	slices.SortFunc(idle, func(a, b *instance) int { return cmp.Compare(a.used.Load(), b.used.Load()) })
 	left := in.seat.bytes
 	for _, other := range idle {
-		if left <= e.room() {
+		if left <= e.room {
 			break
 		}
 		if other.retire() {
@@ -332,9 +332,6 @@ func (e *Executor) register(in *instance) error {
 	}
 	return nil
 }
-
-// room is how many bytes of programs a worker holds. As much is left for its guests.
-func (e *Executor) room() int64 { return int64(e.memory) << 20 / 2 }
 
 func (e *Executor) forget(in *instance) {
 	e.mu.Lock()

@@ -66,6 +66,7 @@ type Executor struct {
 	instances map[*instance]struct{}
 	workers   map[string]*seat // by namespace
 	spare     *seat
+	room      int64 // how many bytes of programs a worker holds
 }
 
 var _ executor.Executor = (*Executor)(nil)
@@ -83,7 +84,7 @@ func New(o Options) (*Executor, error) {
 		return nil, err
 	}
 	e := &Executor{
-		sandbox: o.Sandbox, log: o.Logger, memory: o.Memory, idleTime: idleTime, void: filepath.Join(dir, ".empty"),
+		sandbox: o.Sandbox, log: o.Logger, memory: o.Memory, idleTime: idleTime, room: int64(o.Memory) << 20 / 2, void: filepath.Join(dir, ".empty"),
 		instances: map[*instance]struct{}{}, workers: map[string]*seat{},
 	}
 	e.open, e.close = context.WithCancel(context.Background())

@@ -382,7 +382,9 @@ func TestMakeRoom(t *testing.T) {
 	b := newBed(t, built(t))
 	first := b.start(t, "default", nil)
 	size := first.Instance.(*instance).size
-	b.memory = int(size*5/2*2>>20) + 1
+	b.mu.Lock()
+	b.room = size * 5 / 2
+	b.mu.Unlock()
 	busy, err := first.Handle(t.Context(), first.invocation("GET", "/drip?n=1&stall=1", ""), time.Now().Add(time.Minute))
 	if err != nil {
 		t.Fatal(err)

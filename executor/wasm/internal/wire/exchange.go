@@ -423,6 +423,7 @@ func (x *Exchange) close() error {
 	defer s.mu.Unlock()
 	if s.open && !s.conn.dead.Load() {
 		s.left = true // whoever reads its end gives it back
+		time.AfterFunc(s.conn.w.patience, func() { s.overdue(x.id) })
 		return ErrRunning
 	}
 	if len(s.result) > 0 && !s.open {

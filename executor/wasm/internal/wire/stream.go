@@ -144,6 +144,16 @@ func (s *stream) credited(n uint32) error {
 	return s.sender.credited(n)
 }
 
+// overdue ends a worker that still goes on with a request that was given up long ago: what interrupts guests fails there.
+func (s *stream) overdue(id uint32) {
+	s.mu.Lock()
+	running := s.open && s.id == id
+	s.mu.Unlock()
+	if running {
+		s.conn.fail(violation("it has gone on for %v with a request that was given up", s.conn.w.patience))
+	}
+}
+
 // stopBody has the sender of the body stop, if there is one. The caller holds mu.
 func (s *stream) stopBody() {
 	if s.sender != nil && !s.sender.stopped {

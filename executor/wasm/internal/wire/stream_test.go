@@ -537,3 +537,23 @@ func TestMistakes(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestRunaway: a worker that goes on with what nobody waits for any more is given up.
+func TestRunaway(t *testing.T) {
+	release := make(chan struct{})
+	c := connect(t, handler{serve: func(s *Incoming) {
+		<-release
+		s.End(Usage{}, nil)
+	}})
+	c.w.patience = 20 * time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := c.Do(ctx, 1, get("/")); !errors.Is(err, ErrRunning) {
+		t.Error(err)
+	}
+	var broke *ProtocolError
+	if <-c.Done(); !errors.As(c.Err(), &broke) {
+		t.Error(c.Err())
+	}
+	close(release)
+}
