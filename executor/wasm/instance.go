@@ -101,9 +101,10 @@ func (e *Executor) load(ctx context.Context, spec executor.Spec, digest [sha256.
 			e.leave(s, 0)
 		}
 	}()
-	files, err := e.store.get(ctx, source{
+	m := source{
 		namespace: rev.Namespace, code: rev.Code, dir: spec.CodeDir, name: rev.Settings.Handler, digest: digest, warmup: rev.Settings.Warmup,
-	})
+	}
+	files, err := e.store.get(ctx, m)
 	if err != nil {
 		return nil, err
 	}
@@ -134,6 +135,9 @@ func (e *Executor) load(ctx context.Context, spec executor.Spec, digest [sha256.
 	kept = true
 	if err := w.conn.Load(ctx, number, wireSpec(spec, &files.Meta), []*os.File{files.Module, files.Native, files.Image}); err != nil {
 		in.Stop(0)
+		if errors.As(err, new(*wire.LoadError)) { // a damaged one is no obstacle for ever
+			err = errors.Join(err, e.store.discard(m))
+		}
 		return nil, err
 	}
 	in.phases[lambent.PhaseSandbox] = given.Sub(compiled)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +13,7 @@ import (
 
 	"lambent"
 	"lambent/executor"
+	"lambent/executor/wasm/internal/artefact"
 )
 
 // TestRequestsEndAlone has requests fail in many ways: the instance serves the next, which sees nothing of them.
@@ -143,5 +146,30 @@ func TestFields(t *testing.T) {
 	defer resp.Body.Close()
 	if resp.Status != 202 || !slices.Equal(resp.Header["Many"], []string{"one", "two"}) || resp.Header.Get("Target") != "/echo?a=b" || resp.Header["Connection"] != nil {
 		t.Errorf("%d %v", resp.Status, resp.Header)
+	}
+}
+
+// TestDamagedArtefact has a disk that gives back something else: it is made again.
+func TestDamagedArtefact(t *testing.T) {
+	b := newBed(t, hello(t))
+	b.start(t, "default", nil)
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	native, err := filepath.Glob(filepath.Join(b.dir, "wasm", "default", "*", artefact.NativeFile))
+	if len(native) != 1 || err != nil {
+		t.Fatal(native, err)
+	}
+	if err := errors.Join(os.Chmod(native[0], 0o644), os.WriteFile(native[0], []byte("damaged"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if b.node, err = open(b.dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.try(t, b.code, revision(t, "default", nil)); !lambent.HasCode(err, lambent.CodeSandboxFailed) {
+		t.Errorf("a damaged one: %v", err)
+	}
+	if text := b.start(t, "default", nil).get(t, "/"); text != "hello\n" {
+		t.Errorf("the one made again says %q", text)
 	}
 }

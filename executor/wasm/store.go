@@ -258,9 +258,25 @@ func (s *store) collectOne(path string, has func(code string) bool) error {
 			return err // its bundle may be one that is just being deployed
 		}
 	}
-	grave := filepath.Join(filepath.Dir(path), tmpPrefix+filepath.Base(path)+"-removed")
-	if err := os.Rename(path, grave); err != nil {
+	return remove(path)
+}
+
+// discard removes the artefact of a module.
+func (s *store) discard(m source) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := remove(s.path(m))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// remove takes an artefact's name away first: it is whole or not there.
+func remove(path string) error {
+	grave, err := os.MkdirTemp(filepath.Dir(path), tmpPrefix)
+	if err != nil {
 		return err
 	}
-	return os.RemoveAll(grave)
+	return errors.Join(os.Rename(path, filepath.Join(grave, "removed")), os.RemoveAll(grave))
 }

@@ -71,7 +71,11 @@ type Executor struct {
 
 var _ executor.Executor = (*Executor)(nil)
 
-const collectEvery = time.Hour
+const (
+	collectEvery = time.Hour
+	// programs get one part in so many of a worker's memory; the rest is for guests.
+	programs = 4
+)
 
 // New makes an executor. It starts a worker where there are artefacts, and so functions that may be called.
 func New(o Options) (*Executor, error) {
@@ -84,7 +88,7 @@ func New(o Options) (*Executor, error) {
 		return nil, err
 	}
 	e := &Executor{
-		sandbox: o.Sandbox, log: o.Logger, memory: o.Memory, idleTime: idleTime, room: int64(o.Memory) << 20 / 2, void: filepath.Join(dir, ".empty"),
+		sandbox: o.Sandbox, log: o.Logger, memory: o.Memory, idleTime: idleTime, room: int64(o.Memory) << 20 / programs, void: filepath.Join(dir, ".empty"),
 		instances: map[*instance]struct{}{}, workers: map[string]*seat{},
 	}
 	e.open, e.close = context.WithCancel(context.Background())
