@@ -109,7 +109,7 @@ func (h *Header) Del(name string) {
 type Request struct {
 	Method        string
 	Target        string // path and query, as they were sent
-	Path, Query   string // its parts
+	Path, Query   string // its parts, as they were sent
 	Host, Proto   string
 	Header        Header
 	ContentLength int64 // -1 when it is unknown

@@ -4,7 +4,7 @@
  *
  *     void handle(void) {
  *         lambent_request r;
- *         lambent_read_request(&r);
+ *         if (!lambent_read_request(&r)) return;
  *         lambent_respond_with(200, "text/plain");
  *         lambent_print("hello from ");
  *         lambent_print(r.target);
@@ -84,6 +84,20 @@ static inline const char *lambent_header(const lambent_request *r, const char *n
     while (lambent_next_field(r, &at, &n, &v))
         if (lambent_same_name(n, name)) return v;
     return NULL;
+}
+
+/* lambent_query gives what follows the first ? of the target, "" where there is none. */
+static inline const char *lambent_query(const lambent_request *r) {
+    const char *at = r->target;
+    while (*at && *at != '?') at++;
+    return *at ? at + 1 : at;
+}
+
+/* lambent_path_is tells whether that is the target without its query. */
+static inline int lambent_path_is(const lambent_request *r, const char *path) {
+    const char *at = r->target;
+    while (*at && *at == *path) at++, path++;
+    return !*path && (!*at || *at == '?');
 }
 
 /* lambent_read_request reads the head, into a buffer of its own: call it once. A head that is too long is answered 431,

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"strconv"
+	"strings"
 	"time"
 
 	"lambent"
@@ -94,7 +95,7 @@ func checked(name, value string) (Field, error) {
 	if cgi.OfConnection(f.Name) {
 		return f, fmt.Errorf("%s is of the connection, which is not the function's", f.Name)
 	}
-	if len(name) > 8 && f.Name[:8] == "Lambent-" {
+	if strings.HasPrefix(f.Name, "Lambent-") {
 		return f, fmt.Errorf("%s is not the function's to say", f.Name)
 	}
 	return f, nil
