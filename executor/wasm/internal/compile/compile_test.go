@@ -135,23 +135,15 @@ func write(t *testing.T, wasm []byte, o Options) (*artefact.Artefact, string) {
 	return a, dir
 }
 
-func build(t testing.TB, dir string, args ...string) []byte {
-	out := filepath.Join(t.TempDir(), "main.wasm")
-	cmd := exec.Command("go", append(append([]string{"build", "-o", out}, args...), "./"+dir)...)
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0", "GOFLAGS=")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, text)
-	}
-	wasm, err := os.ReadFile(out)
-	must(t, err)
-	return wasm
-}
-
-// TestGo: a request that is run before the snapshot is one that every instance has seen.
-func TestGo(t *testing.T) {
-	_, dir := write(t, build(t, "testdata/reactor", "-buildmode=c-shared", "-ldflags=-s -w"), Options{Warmup: "/warm"})
-	if status, body := load(t, dir).request(t, "/", ""); status != 200 || body != "2" {
-		t.Errorf("the answer after a warm-up is %d %q", status, body)
+// TestWarmup: a request that is run before the snapshot is one that every instance has seen.
+func TestWarmup(t *testing.T) {
+	count := slices.Concat([]byte{0x41, 0xe4, 0, 0x41, 0xe4, 0, 0x2d, 0, 0, 0x41, 1, 0x6a, 0x3a, 0, 0}, []byte{0x41, 0xe4, 0, 0x41, 1, 0x10, 0})
+	wasm := reactor(nil, Section(10, Vec(Body(0x41, 0xe4, 0, 0x41, 0x30, 0x3a, 0, 0), Body(count...))))
+	for warmup, want := range map[string]string{"": "1", "/warm": "2"} {
+		_, dir := write(t, wasm, Options{Warmup: warmup})
+		if status, body := load(t, dir).request(t, "/", ""); status != 200 || body != want {
+			t.Errorf("after the warm-up %q the answer is %d %q, want %q", warmup, status, body, want)
+		}
 	}
 }
 

@@ -91,6 +91,39 @@ func TestSuiteAccepts(t *testing.T) {
 	}
 }
 
+// TestGo: modules of Go's compiler are accepted and can be baked, whole programs and reactors.
+func TestGo(t *testing.T) {
+	r := wazero.NewRuntimeWithConfig(t.Context(), wazero.NewRuntimeConfigInterpreter().
+		WithCoreFeatures(artefact.Features).WithDebugInfoEnabled(false))
+	defer r.Close(t.Context())
+	for _, mode := range []string{"exe", "c-shared"} {
+		out := filepath.Join(t.TempDir(), "main.wasm")
+		cmd := exec.Command("go", "build", "-o", out, "-buildmode="+mode, "./testdata/program")
+		cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0", "GOFLAGS=")
+		if text, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+		wasm := read(t, out)
+		if !agree(t, r, wasm) {
+			t.Fatalf("a module of mode %s is refused", mode)
+		}
+		m, err := module.Parse(wasm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := m.Instrument()
+		baked := in.Hollow().Bake(module.Snapshot{Pages: m.Facts().Memory.Min, Globals: make([]uint64, len(in.Globals))})
+		if _, err := r.CompileModule(t.Context(), baked); err != nil || len(m.Facts().Stateful) > 0 {
+			t.Errorf("mode %s: %v, %v", mode, err, m.Facts().Stateful)
+		}
+		for _, b := range [][]byte{in.Wasm, baked} {
+			if !bytes.Contains(b, []byte("main.handle")) {
+				t.Errorf("mode %s: the names of functions are gone", mode)
+			}
+		}
+	}
+}
+
 // command of a file of the test suite, as wast2json writes it.
 type command struct {
 	Type, Name, Filename string
