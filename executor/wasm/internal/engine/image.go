@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync/atomic"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +21,8 @@ const (
 // of it, which would be the end of the process, and needs no descriptor of its own. Only pages that are not zero take room.
 type store struct {
 	file *os.File
-	end  atomic.Int64 // where the next image begins; a file is so long that none needs to begin where another was
+	mu   sync.Mutex
+	end  int64 // where the next image begins; a file is so long that none needs to begin where another was; guarded by mu
 }
 
 func newStore() (*store, error) {
@@ -44,10 +45,11 @@ type image struct {
 
 // add copies an image of size bytes.
 func (s *store) add(from io.ReaderAt, size int) (*image, error) {
-	im := &image{store: s, whole: true, size: size, at: s.end.Add(int64(size)) - int64(size), from: size}
-	if err := s.file.Truncate(s.end.Load()); err != nil {
+	at, err := s.room(size)
+	if err != nil {
 		return nil, err
 	}
+	im := &image{store: s, whole: true, size: size, at: at, from: size}
 	chunk := make([]byte, min(size, wasmPage))
 	for at := 0; at < size; at += len(chunk) {
 		if n, err := from.ReadAt(chunk, int64(at)); n < len(chunk) {
@@ -66,6 +68,18 @@ func (s *store) add(from io.ReaderAt, size int) (*image, error) {
 	}
 	im.from = min(im.from, im.to)
 	return im, nil
+}
+
+// room makes the file longer. It is the end of what was there if another makes it shorter again.
+func (s *store) room(size int) (at int64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.file.Truncate(s.end + int64(size)); err != nil {
+		return 0, err
+	}
+	at = s.end
+	s.end += int64(size)
+	return at, nil
 }
 
 var zeros [hostPage]byte
