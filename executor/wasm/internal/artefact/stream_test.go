@@ -137,11 +137,12 @@ func FuzzReceive(f *testing.F) {
 	for _, stream := range hostile(f) {
 		f.Add(stream)
 	}
-	var stream bytes.Buffer
-	small := sample()
-	small.Native = nil
-	check(f, small.Send(&stream))
-	f.Add(stream.Bytes())
+	for _, pages := range []uint32{0, 3} { // of zeros, to be small
+		var stream bytes.Buffer
+		a := Artefact{Meta: Meta{Kind: "command", Image: true, Pages: pages}, Module: []byte("m"), Native: []byte("n"), Image: make([]byte, int(pages)*module.PageSize)}
+		check(f, a.Send(&stream))
+		f.Add(stream.Bytes())
+	}
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		dir := t.TempDir()
 		if Receive(bytes.NewReader(stream), dir) != nil {

@@ -28,7 +28,7 @@ const (
 	defaultStart  = 10 * time.Second
 )
 
-// Compile makes the artefact of a module. Its error is a *lambent.Error: bundle_invalid for what is no valid module,
+// Compile makes the artefact of a module. How long the engine's compiler takes nobody but Main bounds. Its error is a *lambent.Error: bundle_invalid for what is no valid module,
 // module_unsupported for one that cannot run here, start_failed when its initialisation fails, and internal.
 //
 // While a module's initialisation runs, garbage is collected for the whole process only when that code yields.
@@ -77,15 +77,15 @@ func compile(ctx context.Context, wasm []byte, o Options) (a *artefact.Artefact,
 	a = &artefact.Artefact{Meta: artefact.Meta{
 		Kind: string(kind), Epoch: in.Epoch, Pages: facts.Memory.Min, Max: facts.Memory.Max, Fresh: facts.Stateful,
 	}}
-	result := func(in *module.Instrumented) []byte { return in.Wasm }
-	if len(facts.Stateful) > 0 {
+	snapshot, image, err := initialise(ctx, compiled, in, kind, init, o)
+	if err != nil {
+		return nil, err
+	}
+	result := func(in *module.Instrumented) []byte { return in.Bake(snapshot) }
+	if len(facts.Stateful) > 0 { // it has been tried, and each instance does it again
+		result = func(in *module.Instrumented) []byte { return in.Wasm }
 		a.Meta.Init = init
 	} else {
-		snapshot, image, err := initialise(ctx, compiled, in, kind, init, o)
-		if err != nil {
-			return nil, err
-		}
-		result = func(in *module.Instrumented) []byte { return in.Bake(snapshot) }
 		a.Image, a.Meta.Pages, a.Meta.Image = image, snapshot.Pages, true
 		for i, g := range in.Globals {
 			a.Meta.Globals = append(a.Meta.Globals, artefact.Global{Global: g, Value: snapshot.Globals[i]})

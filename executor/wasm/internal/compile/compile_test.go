@@ -195,6 +195,7 @@ func TestRefused(t *testing.T) {
 		{"warm command", Command([][]byte{Body()}), Options{Warmup: "/"}, lambent.CodeModuleUnsupported, "cannot be warmed up"},
 		{"warm with tables", reactor([]byte{0x41, 0, 0xd0, 0x70, 0x26, 0}, table), Options{Warmup: "/"}, lambent.CodeModuleUnsupported, "table.set"},
 		{"trap", reactor([]byte{0}), Options{}, lambent.CodeStartFailed, "unreachable"},
+		{"trap beside tables", reactor([]byte{0x41, 0, 0xd0, 0x70, 0x26, 0, 0}, table), Options{}, lambent.CodeStartFailed, "unreachable"},
 		{"endless", reactor(loop), Options{Start: 50 * time.Millisecond}, lambent.CodeStartFailed, "more than 50ms"},
 		{"recursion", reactor([]byte{0x10, 1}), Options{}, lambent.CodeStartFailed, "stack overflow"},
 		{"endless start", Command([][]byte{Body(loop...)}, Section(8, []byte{0})), Options{Start: 50 * time.Millisecond}, lambent.CodeStartFailed, "more than 50ms"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -93,6 +94,7 @@ func (st *starter) warmUp(ctx context.Context, kind abi.Kind, o Options) error {
 // and would wait for a guest in a loop that nobody asks. So there is none but in yield.
 func (st *starter) run(ctx context.Context, name string, call *abi.Call) error {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(math.MaxInt64)) // a limit has garbage collected all the same
 	runtime.GC()
 	st.live = heap()
 	ctx, cancel := context.WithDeadlineCause(ctx, st.deadline, errTime)
@@ -151,6 +153,8 @@ func heap() uint64 {
 func failed(what string, err error, o Options) *lambent.Error {
 	own := (*lambent.Error)(nil)
 	switch {
+	case errors.Is(err, context.Canceled):
+		return lambent.ErrorOf(err)
 	case errors.Is(err, errTime):
 		return lambent.Errorf(lambent.CodeStartFailed, "%s took more than %v", what, o.Start).
 			WithHint("do less before the first request: what runs then runs once, when the module is deployed")
