@@ -41,7 +41,7 @@ func (in *instance) Handle(ctx context.Context, inv *lambent.Invocation, deadlin
 	limits := &in.revision.Settings.Timeouts
 	c.req = wire.Request{
 		Method: inv.Method, Target: inv.Target, Host: inv.Host, Proto: "HTTP/1.1", Invocation: inv.ID,
-		Header: inv.Header, Skip: skip, Extra: c.extra[:0], Length: inv.ContentLength, Body: inv.Body,
+		Header: inv.Header, Skip: isHidden, Extra: c.extra[:0], Length: inv.ContentLength, Body: inv.Body,
 		FirstByte: now.Add(limits.FirstByte.D()), Deadline: deadline, Idle: limits.Idle.D(), Cut: in.run, Log: c.log,
 	}
 	for _, f := range guest.Fields(c.ours[:0], inv, deadline) {
@@ -53,7 +53,7 @@ func (in *instance) Handle(ctx context.Context, inv *lambent.Invocation, deadlin
 	}
 	c.x = x
 	for name := range x.Header {
-		if skip(name) {
+		if guest.IsOurs(name) || h1.HopByHop(name) {
 			delete(x.Header, name)
 		}
 	}
@@ -61,8 +61,9 @@ func (in *instance) Handle(ctx context.Context, inv *lambent.Invocation, deadlin
 	return &c.response, nil
 }
 
-// skip tells the fields that are the host's, or of a connection.
-func skip(name string) bool { return guest.IsOurs(name) || h1.HopByHop(name) }
+// isHidden tells the fields of a request that the function does not get: those of the host, of a connection and of how a body
+// is framed.
+func isHidden(name string) bool { return guest.IsOurs(name) || h1.NotInTrailer(name) }
 
 func (c *call) log(stream, text string) { c.in.emit(stream, c.inv.ID, text) }
 

@@ -301,7 +301,9 @@ func (in *instance) end(exit lambent.Exit) {
 		in.exec.forget(in)
 		in.exec.leave(in.seat, in.size)
 		close(in.done)
-		in.cut(errStopped())
+		if exit == (lambent.Exit{}) { // else what was under way has lost its worker, and says so
+			in.cut(errStopped())
+		}
 	})
 	<-in.done
 }

@@ -137,7 +137,7 @@ func TestFields(t *testing.T) {
 	g := b.start(t, "default", nil)
 	inv := g.invocation("POST", "/echo?a=b", "x")
 	inv.Header["Many"] = []string{"one", "two"}
-	inv.Header["Connection"] = []string{"close"}
+	inv.Header["Connection"], inv.Header["Content-Length"] = []string{"close"}, []string{"1"}
 	inv.Header["Lambent-Invocation"] = []string{"forged"}
 	resp, err := g.Handle(t.Context(), inv, time.Now().Add(time.Minute))
 	if err != nil {

@@ -41,7 +41,7 @@ type Options struct {
 // Sandbox is the tier that workers and compilers run in.
 type Sandbox interface {
 	executor.Runner
-	// Isolation and Findings are those of [executor.Executor]; Root gives tier_unavailable where nothing can be run.
+	// Isolation is that of [executor.Executor]; Root gives tier_unavailable where nothing can be run.
 	Isolation() lambent.Isolation
 	Root(runtime string) (string, error)
 }

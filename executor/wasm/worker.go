@@ -231,6 +231,9 @@ func (e *Executor) launch(ctx context.Context, end context.CancelCauseFunc) (*wo
 	if err != nil {
 		end(nil)
 		<-w.gone
+		if told := (*lambent.Error)(nil); errors.As(w.err, &told) {
+			return nil, told
+		}
 		return nil, fmt.Errorf("it has not said that it is ready: %w; it %s: %s", err, w.how(), w.said.text())
 	}
 	w.slow = hello.Slow
