@@ -142,19 +142,20 @@ func (c *Conn) Close() {
 
 func (c *Conn) lost(started bool) error { return &LostError{started, c.Err()} }
 
-// fail ends the connection because of err. It closes no descriptor, as the reader may be the caller.
+// fail ends the connection because of err. What has come before is still read. It closes no descriptor, as the reader may be
+// the caller.
 func (c *Conn) fail(err error) {
 	c.mu.Lock()
 	if c.err == nil {
 		c.err = err
 	}
 	c.mu.Unlock()
-	c.dead.Store(true)
 	_ = errors.Join(c.conn.CloseRead(), c.conn.CloseWrite()) // it may be closed already
 }
 
 func (c *Conn) read(r *reader) {
 	c.fail(r.run(c.handle))
+	c.dead.Store(true)
 	c.conn.Close()
 	for i := range c.slot {
 		if s := c.slot[i].Load(); s != nil {
@@ -201,6 +202,7 @@ func (c *Conn) handle(f frame) error {
 		if err := json.Unmarshal(f.payload, &c.hello); err != nil {
 			return violation("its hello: %v", err)
 		}
+		c.hello.Slow = printable([]byte(c.hello.Slow), maxText)
 		close(c.ready)
 		return nil
 	}

@@ -94,6 +94,24 @@ func TestLostInTheMiddle(t *testing.T) {
 	}
 }
 
+// TestLastWords: what a worker has answered counts, though it could not be written to any more.
+func TestLastWords(t *testing.T) {
+	c, worker, wait := raw(t, get("/"), func(err error) {
+		if err != nil && err != io.EOF {
+			t.Error(err)
+		}
+	})
+	s := c.slot[0].Load()
+	s.mu.Lock() // the reader stands still
+	_, err := worker.Write(out(flagHead|flagEnd, MaxStreams, head(200, 4), "body", trailer(string(appendResult(nil, Usage{}, nil)))))
+	c.fail(unix.EPIPE)
+	s.mu.Unlock()
+	if err != nil {
+		t.Error(err)
+	}
+	wait()
+}
+
 // TestDeaf: a worker that does not read is given up.
 func TestDeaf(t *testing.T) {
 	daemon, worker := socketpair(t)
@@ -203,7 +221,7 @@ func TestHostile(t *testing.T) {
 		"body before head":              out(0, id, "body"),
 		"two heads":                     append(out(flagHead, id, fine), out(flagHead, id, fine)...),
 		"after the end":                 append(out(flagHead|flagEnd, id, fine, trailer(result)), out(0, id, "more")...),
-		"more than its credit":          append(out(flagHead, id, fine, strings.Repeat("x", Window)), out(0, id, "x")...),
+		"more than its credit":          out(flagHead, id, fine, strings.Repeat("x", Window+1)),
 		"longer than its length":        out(flagHead, id, head(200, 3), "four"),
 		"shorter than its length":       out(flagHead|flagEnd, id, head(200, 5), "four", trailer(result)),
 		"end without answer":            out(flagEnd, id, trailer(result)),

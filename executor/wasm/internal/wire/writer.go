@@ -179,7 +179,7 @@ func (w *writer) next() []byte {
 func (w *writer) written(p []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if cap(p) <= 2*maxQueued {
+	if cap(p) > cap(w.spare) && cap(p) <= 2*maxQueued {
 		w.spare = p[:0]
 	}
 }
@@ -201,24 +201,24 @@ func (w *writer) drain() {
 			w.fail(err)
 			return
 		}
-		if rest := p[max(w.wrote, 0):]; len(rest) > 0 {
-			go w.finish(rest)
+		if n := max(w.wrote, 0); n < len(p) {
+			go w.finish(p, n)
 			return
 		}
 		w.written(p)
 	}
-	go w.finish(nil)
+	go w.finish(nil, 0)
 }
 
-// finish writes p and then does what drain does, and waits for the socket.
-func (w *writer) finish(p []byte) {
+// finish writes p, of which n bytes are written, and then does what drain does, and waits for the socket.
+func (w *writer) finish(p []byte, n int) {
 	for {
-		if err := w.block(p, nil); err != nil {
+		if err := w.block(p[n:], nil); err != nil {
 			w.fail(err)
 			return
 		}
 		w.written(p)
-		if p = w.next(); p == nil {
+		if p, n = w.next(), 0; p == nil {
 			return
 		}
 	}
