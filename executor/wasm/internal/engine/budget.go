@@ -31,7 +31,7 @@ func (b *budget) give(n int64) { b.used.Add(-n) }
 
 // Mappings of the process, counted as if no two of them would be merged by the kernel.
 const (
-	programMaps  = 3 // native code, entry code, view of the image
+	programMaps  = 2 // native code, entry code
 	instanceMaps = 3 // memory before, in and after the image
 	spareMaps    = 4096
 )

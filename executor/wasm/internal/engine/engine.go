@@ -89,7 +89,7 @@ func New(ctx context.Context, o Options) (e *Engine, err error) {
 	if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("engine: prctl: %w", err)
 	}
-	if e.images, err = newStore(); err != nil {
+	if e.images, err = newStore(&e.maps); err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
 	if e.cache, err = wazero.NewCompilationCacheWithDir(o.Dir); err != nil {

@@ -21,16 +21,17 @@ const (
 // of it, which would be the end of the process, and needs no descriptor of its own. Only pages that are not zero take room.
 type store struct {
 	file *os.File
+	maps *budget
 	mu   sync.Mutex
 	end  int64 // where the next image begins; a file is so long that none needs to begin where another was; guarded by mu
 }
 
-func newStore() (*store, error) {
+func newStore(maps *budget) (*store, error) {
 	fd, err := unix.MemfdCreate("images", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("memfd_create: %w", err)
 	}
-	return &store{file: os.NewFile(uintptr(fd), "images")}, nil
+	return &store{file: os.NewFile(uintptr(fd), "images"), maps: maps}, nil
 }
 
 // image is the first content of a program's memory.
@@ -99,11 +100,16 @@ func (im *image) show() error {
 	if im.view != nil || im.from == im.to {
 		return nil
 	}
-	at, err := mmap(nil, im.to-im.from, unix.PROT_READ, unix.MAP_SHARED, im.store, im.at+int64(im.from))
-	if err == nil {
-		im.view = unsafe.Slice((*byte)(at), im.to-im.from)
+	if !im.store.maps.take(1) {
+		return errNoMaps
 	}
-	return err
+	at, err := mmap(nil, im.to-im.from, unix.PROT_READ, unix.MAP_SHARED, im.store, im.at+int64(im.from))
+	if err != nil {
+		im.store.maps.give(1)
+		return err
+	}
+	im.view = unsafe.Slice((*byte)(at), im.to-im.from)
+	return nil
 }
 
 // hide takes the view away.
@@ -111,6 +117,7 @@ func (im *image) hide() {
 	if im.view != nil {
 		unmapOurs(im.view)
 		im.view = nil
+		im.store.maps.give(1)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 
 // TestImagesAtOnce adds images from many goroutines: each keeps its content.
 func TestImagesAtOnce(t *testing.T) {
-	s, err := newStore()
+	s, err := newStore(&budget{limit: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
