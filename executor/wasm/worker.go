@@ -27,7 +27,7 @@ const (
 	deathNotice = 500 * time.Millisecond
 	// mourning is how long the news of a worker's end may take once its connection has ended.
 	mourning = 10 * time.Second
-	// workerPids is how many threads it may have: some for each core, and those that wait in system calls.
+	// workerPids is how many threads it may have beside two for each core: those that wait in system calls.
 	workerPids = 128
 )
 
@@ -213,7 +213,7 @@ func (e *Executor) launch(ctx context.Context, end context.CancelCauseFunc) (*wo
 		defer close(w.gone)
 		w.exit, w.err = e.sandbox.Run(ctx, executor.Job{
 			ID: lambent.NewID(), Argv: []string{workerName}, Program: e.program, Dir: e.void, Socket: theirs,
-			Memory: e.memory, CPU: 1000 * runtime.NumCPU(), Pids: workerPids, Log: w.said.add,
+			Memory: e.memory, CPU: 1000 * runtime.NumCPU(), Pids: workerPids + 2*runtime.NumCPU(), Log: w.said.add,
 		})
 		conn.Close()
 	}()

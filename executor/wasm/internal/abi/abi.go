@@ -76,6 +76,7 @@ type Call struct {
 	Yield func()
 
 	context callContext
+	calls   int     // of host functions
 	closed  [3]bool // by descriptor, as the next one
 	logs    [3]lines
 	tail    []byte // the end of stderr

@@ -67,7 +67,7 @@ var errNoMaps = errors.New("the process has as many mappings as the kernel allow
 // reset instances is [ResetNever] calls are slower; Reset says why.
 func New(ctx context.Context, o Options) (e *Engine, err error) {
 	if o.Tokens == 0 {
-		o.Tokens = runtime.NumCPU()
+		o.Tokens = min(runtime.NumCPU(), maxTokens)
 	}
 	if o.Tokens < 1 || o.Tokens > maxTokens {
 		return nil, fmt.Errorf("engine: %d guests at a time, and it is 1 to %d", o.Tokens, maxTokens)

@@ -97,6 +97,12 @@ func (m *memory) reset(p *pages) error {
 	if p.way == ResetDrop {
 		return m.drop(high)
 	}
+	if size := m.image.size; high > size { // what is parked is charged for its image only
+		if err := unix.Madvise(m.base[size:high], unix.MADV_DONTNEED); err != nil {
+			return err
+		}
+		high = size
+	}
 	s := p.scratch.Get().(*scratch)
 	defer p.scratch.Put(s)
 	start := uintptr(unsafe.Pointer(&m.base[0]))

@@ -17,7 +17,7 @@ type rewriter struct {
 	out      []byte
 	from     int    // what lies before it in the source has been copied
 	imported uint32 // functions that were imported before ours: the indices from here on move up by one
-	check    []byte // what to insert at function entries and loop headers
+	check    []byte // what to insert at function entries and loop headers, and before what takes long
 }
 
 func (w *rewriter) copyTo(r *reader, to int) {
@@ -41,11 +41,12 @@ func (w *rewriter) function(r *reader, from int, f uint32) {
 	w.out, w.from = appendU32(w.out, w.shift(f)), r.at
 }
 
-func (w *rewriter) insertCheck(r *reader) {
+// insertCheck puts a check at an offset of the source.
+func (w *rewriter) insertCheck(r *reader, at int) {
 	if w == nil {
 		return
 	}
-	w.copyTo(r, r.at)
+	w.copyTo(r, at)
 	w.out = append(w.out, w.check...)
 }
 
@@ -65,7 +66,7 @@ func (m *Module) body(r *reader, w *rewriter, f uint32) {
 		}
 		r.valueType("a local variable")
 	}
-	w.insertCheck(r)
+	w.insertCheck(r, r.at)
 	for depth := 1; depth > 0; {
 		from := r.at
 		switch op := r.byte("the body of a function"); op {
@@ -75,7 +76,7 @@ func (m *Module) body(r *reader, w *rewriter, f uint32) {
 			}
 			m.blockType(r)
 			if op == 0x03 {
-				w.insertCheck(r)
+				w.insertCheck(r, r.at)
 			}
 		case 0x0b: // end
 			depth--
@@ -119,6 +120,9 @@ func (m *Module) body(r *reader, w *rewriter, f uint32) {
 		case 0xd2: // ref.func
 			m.functionIndex(r, w)
 		case 0xfc:
+			if r.at < len(r.src) && r.src[r.at] >= 8 { // it takes as long as the memory or table is large
+				w.insertCheck(r, from)
+			}
 			m.misc(r, f)
 		case 0xfd:
 			r.vector()

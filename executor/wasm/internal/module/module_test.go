@@ -82,6 +82,7 @@ func TestRefused(t *testing.T) {
 		{"typed reference", "function references", "wasm32-wasip1", Module(Section(1, []byte{1, 0x60, 1, 0x64, 0x70, 0}))},
 		{"imported memory", `imports the memory "x" of "m"`, "--import-memory", Module(Section(2, Vec(slices.Concat(Name("m"), Name("x"), []byte{2, 0, 1}))))},
 		{"unknown type", "no type 1", "", Module(Section(1, Vec(Func("", ""))), Section(3, []byte{1, 1}))},
+		{"table that is cut off", "a table is cut off", "", Module(Section(4, []byte{2, 0x70, 0, 0}))},
 		{"large table", "together", "", Module(Section(4, Vec(append([]byte{0x70, 0}, U32(module.MaxElements+1)...))))},
 		{"two memories", "several memories", "wasm32-wasip1", Module(Section(5, []byte{2, 0, 1, 0, 1}))},
 		{"shared memory", "threads", "-pthread", Module(Section(5, []byte{1, 3, 1, 1}))},

@@ -238,7 +238,7 @@ func (m *Module) readTables(s *reader) {
 	total := uint64(0)
 	for range s.count(MaxTables, "tables") {
 		from := s.at
-		if s.src[from] == 0x40 {
+		if s.left() > 0 && s.src[from] == 0x40 {
 			unsupported(from, "typed function references", hintTarget)
 		}
 		t := table{typ: s.refType("a table")}
@@ -337,6 +337,7 @@ func (m *Module) readExports(s *reader) {
 // elements reads all element segments. Their eight forms are one: bit 0 says not active, bit 1 that a table or type is
 // written, bit 2 that expressions stand in the place of function indices.
 func (m *Module) elements(s *reader, w *rewriter) {
+	total := uint32(0)
 	for range s.count(MaxSegments, "element segments") {
 		from := s.at
 		flags := s.u32("an element segment")
@@ -356,7 +357,11 @@ func (m *Module) elements(s *reader, w *rewriter) {
 				fail(from, "an element segment holds something else than functions")
 			}
 		}
-		for range s.count(MaxElements, "elements") {
+		count := s.count(MaxElements, "elements")
+		if total += count; total > MaxElements {
+			fail(from, "the element segments hold more than %d elements", MaxElements)
+		}
+		for range count {
 			if flags&4 != 0 {
 				m.constant(s, w, "an element")
 			} else {

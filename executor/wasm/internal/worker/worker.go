@@ -58,10 +58,11 @@ func Run(conn *net.UnixConn, page *os.File, o Options) error {
 	if err != nil {
 		return err
 	}
-	// The guests' memories get the most of it. What Go has besides, a collection can reduce; native code cannot be.
+	// The guests' memories get the half, what the daemon loads a quarter, which it counts: images, and native code, which
+	// no collection reduces.
 	debug.SetMemoryLimit(o.Memory / 4)
 	defer runtime.KeepAlive(make([]byte, ballast))
-	e, err := engine.New(context.Background(), engine.Options{Dir: o.Dir, Memory: o.Memory / 8 * 5})
+	e, err := engine.New(context.Background(), engine.Options{Dir: o.Dir, Memory: o.Memory / 2})
 	if err != nil {
 		return err
 	}
