@@ -207,9 +207,8 @@ func TestFull(t *testing.T) {
 	}
 	cancel()
 	callers.Wait()
-	if len(c.free) != MaxStreams {
-		t.Errorf("%d streams are free", len(c.free))
-	}
+	// On a busy machine some callers do not wait for the end of what they have cancelled.
+	within(t, "all are free", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return len(c.free) == MaxStreams })
 }
 
 // TestStubborn: who does not notice that its caller has left keeps its stream until it does.

