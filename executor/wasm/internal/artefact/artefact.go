@@ -32,7 +32,7 @@ func Config(cache wazero.CompilationCache) wazero.RuntimeConfig {
 }
 
 // pipeline is the version of what package compile makes of a module.
-const pipeline = 1
+const pipeline = 2
 
 // Version tells artefacts of other versions and processors apart: those of another one are of no use. It has what the
 // engine's disk cache makes its keys of, see fileCacheKey and CpuFeatures in wazero's source.

@@ -2,6 +2,7 @@ package module
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"slices"
 	"strconv"
@@ -14,6 +15,9 @@ const (
 	globalName = "lambent:global:"
 )
 
+// hollowName is the custom section that says what a hollow module was made of.
+const hollowName = "lambent:hollow"
+
 // Instrumented is a module that can be interrupted and whose state can be read and set. It runs none of its code when
 // it is instantiated: a start function is an export here.
 type Instrumented struct {
@@ -24,7 +28,7 @@ type Instrumented struct {
 
 	m        *Module
 	sections [sections][]byte // content by section number, nil where there is none
-	names    []byte
+	custom   [][]byte         // content of the custom sections
 }
 
 // Instrument makes the module interruptible. At each function's entry and each loop's head stands
@@ -60,8 +64,10 @@ func (m *Module) Instrument() *Instrumented {
 		in.sections[secElement] = w.out
 	}
 	in.sections[secCode] = m.encodeCode()
-	in.names = m.encodeNames()
-	in.Wasm = assemble(in.sections, in.names)
+	if len(m.names) > 0 {
+		in.custom = [][]byte{m.encodeNames()}
+	}
+	in.Wasm = assemble(in.sections, in.custom)
 	return in
 }
 
@@ -183,21 +189,21 @@ func (m *Module) encodeCode() []byte {
 }
 
 // Hollow gives the same module with functions that only trap, for an engine that finds their native code elsewhere: it
-// need not read, check and keep what it does not compile.
+// need not read, check and keep what it does not compile. The engine knows modules by all their bytes, so a digest tells
+// those apart that differ in their code alone: without it one would run with the other's.
 func (in *Instrumented) Hollow() *Instrumented {
 	hollow := *in
 	if in.sections[secCode] != nil {
 		trap := []byte{3, 0, 0x00, 0x0b} // size, no local variables, unreachable, end
 		hollow.sections[secCode] = append(appendU32(nil, in.m.bodies), bytes.Repeat(trap, int(in.m.bodies))...)
 	}
-	hollow.Wasm = assemble(hollow.sections, in.names)
+	digest := sha256.Sum256(in.Wasm)
+	hollow.custom = append(slices.Clip(in.custom), append(appendName(nil, hollowName), digest[:]...))
+	hollow.Wasm = assemble(hollow.sections, hollow.custom)
 	return &hollow
 }
 
 func (m *Module) encodeNames() []byte {
-	if len(m.names) == 0 {
-		return nil
-	}
 	w := &rewriter{imported: uint32(len(m.imports))}
 	list := appendU32(nil, uint32(len(m.names)))
 	for _, n := range m.names {
@@ -207,7 +213,7 @@ func (m *Module) encodeNames() []byte {
 	return append(appendU32(out, uint32(len(list))), list...)
 }
 
-func assemble(sections [sections][]byte, names []byte) []byte {
+func assemble(sections [sections][]byte, custom [][]byte) []byte {
 	out := bytes.NewBufferString("\x00asm\x01\x00\x00\x00")
 	put := func(id byte, content []byte) {
 		if content != nil {
@@ -220,7 +226,9 @@ func assemble(sections [sections][]byte, names []byte) []byte {
 		secDataCount, secCode, secData} {
 		put(id, sections[id])
 	}
-	put(secCustom, names)
+	for _, content := range custom {
+		put(secCustom, content)
+	}
 	return out.Bytes()
 }
 
@@ -252,5 +260,5 @@ func (in *Instrumented) Bake(s Snapshot) []byte {
 		}
 		baked[secData], baked[secDataCount] = out, in.sections[secDataCount]
 	}
-	return assemble(baked, in.names)
+	return assemble(baked, in.custom)
 }
