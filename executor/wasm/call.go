@@ -105,7 +105,7 @@ func (c *call) fail(err error) error {
 	e := c.explain(err)
 	var lost *wire.LostError
 	switch {
-	case errors.As(err, &lost) && !lost.Started:
+	case errors.As(err, &lost) && c.in.worker.ended() && !lost.Started():
 		if body := c.req.Untaken(); body != nil { // for the next instance
 			c.inv.Body = io.NopCloser(bytes.NewReader(body))
 		}

@@ -255,6 +255,16 @@ func socketpair() (ours *net.UnixConn, theirs *os.File, err error) {
 	return conn.(*net.UnixConn), theirs, nil
 }
 
+// ended waits for the end of a worker whose connection has ended, and tells whether it has come. Until then it may go on.
+func (w *worker) ended() bool {
+	select {
+	case <-w.gone:
+		return true
+	case <-time.After(mourning):
+		return false
+	}
+}
+
 // how tells how a worker has ended that is gone.
 func (w *worker) how() string {
 	var broke *wire.ProtocolError

@@ -33,15 +33,21 @@ type Conn struct {
 // ErrFull means that [MaxStreams] requests are under way.
 var ErrFull = errors.New("the worker has as many requests as its connection carries")
 
-// LostError means that the connection to the worker has ended. Started tells whether the guest may have got the request.
+// LostError means that the connection to the worker has ended.
 type LostError struct {
-	Started bool
-	Err     error
+	Err  error
+	page *Page  // nil when nothing of the request has gone out
+	id   uint32 // of its stream
+	knew bool   // it is known that the guest has begun with it
 }
+
+// Started tells whether a guest has got the request. Ask it when the worker is gone: one that still lives may begin with what
+// it has not read yet, as the end of a connection does not take that away.
+func (e *LostError) Started() bool { return e.knew || e.page != nil && e.page.started(e.id) }
 
 // Error says what became of the request.
 func (e *LostError) Error() string {
-	if e.Started {
+	if e.Started() {
 		return "the worker was lost in the middle of the request: " + e.Err.Error()
 	}
 	return "the worker was lost before it began with the request: " + e.Err.Error()
@@ -77,7 +83,7 @@ func (c *Conn) Hello(ctx context.Context) (Hello, error) {
 	case <-c.ready:
 		return c.hello, nil
 	case <-c.done:
-		return Hello{}, c.lost(false)
+		return Hello{}, c.unsent()
 	case <-ctx.Done():
 		return Hello{}, context.Cause(ctx)
 	}
@@ -102,19 +108,19 @@ func (c *Conn) Load(ctx context.Context, program uint32, spec *Spec, files []*os
 	c.mu.Unlock()
 	switch {
 	case dead:
-		return c.lost(false)
+		return c.unsent()
 	case used:
 		return &LoadError{fmt.Sprintf("program %d is being loaded already", program)}
 	}
 	b := append(begin(nil, kindLoad, program), byte(len(files)))
 	if err := c.w.sendFiles(end(append(b, text...), 0), files); err != nil {
-		return c.lost(false)
+		return c.unsent()
 	}
 	select {
 	case err := <-answer:
 		return err
 	case <-c.done:
-		return c.lost(false)
+		return c.unsent()
 	case <-ctx.Done():
 		c.Unload(program)
 		return context.Cause(ctx)
@@ -140,7 +146,8 @@ func (c *Conn) Close() {
 	<-c.done
 }
 
-func (c *Conn) lost(started bool) error { return &LostError{started, c.Err()} }
+// unsent is the error of what the worker has got nothing of.
+func (c *Conn) unsent() error { return &LostError{Err: c.Err()} }
 
 // fail ends the connection because of err. What has come before is still read. It closes no descriptor, as the reader may be
 // the caller.
@@ -259,7 +266,7 @@ func (c *Conn) acquire() (*stream, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
-		return nil, &LostError{false, c.err}
+		return nil, &LostError{Err: c.err}
 	}
 	if last := len(c.free) - 1; last >= 0 {
 		s := c.free[last]

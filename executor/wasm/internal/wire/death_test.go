@@ -26,7 +26,7 @@ func TestKilled(t *testing.T) {
 		callers.Go(func() {
 			_, err := c.Do(t.Context(), 1, r)
 			var lost *LostError
-			if !errors.As(err, &lost) || lost.Started != test.started {
+			if !errors.As(err, &lost) || lost.Started() != test.started {
 				t.Errorf("%s: %v", test.target, err)
 			}
 			want := test.body
@@ -58,7 +58,7 @@ func TestKilled(t *testing.T) {
 		t.Error(c.Err())
 	}
 	var lost *LostError
-	if _, err := c.Do(t.Context(), 1, get("/")); !errors.As(err, &lost) || lost.Started {
+	if _, err := c.Do(t.Context(), 1, get("/")); !errors.As(err, &lost) || lost.Started() {
 		t.Error(err)
 	}
 	if err := c.Load(t.Context(), 1, &Spec{}, nil); !errors.As(err, &lost) {
@@ -86,7 +86,7 @@ func TestLostInTheMiddle(t *testing.T) {
 	<-c.Done()
 	b, err := io.ReadAll(x)
 	var lost *LostError
-	if string(b) != "half" || !errors.As(err, &lost) || !lost.Started {
+	if string(b) != "half" || !errors.As(err, &lost) || !lost.Started() {
 		t.Errorf("%q, %v", b, err)
 	}
 	if err := x.Close(); err != nil {
@@ -112,6 +112,51 @@ func TestLastWords(t *testing.T) {
 	wait()
 }
 
+// TestLateStart: a worker that lives on when the daemon has ended the connection may still begin with what it has not read.
+func TestLateStart(t *testing.T) {
+	daemon, worker := socketpair(t)
+	page, file, err := NewPage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := OpenPage(file)
+	file.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(daemon, page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		_, err := c.Do(t.Context(), 1, get("/"))
+		got <- err
+	}()
+	socket, err := worker.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = socket.Read(func(fd uintptr) bool { // the request is there, and stays there
+		n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK)
+		return n > 0 || err != unix.EAGAIN
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	var lost *LostError
+	if err := <-got; !errors.As(err, &lost) || lost.Started() {
+		t.Error(err)
+	}
+	if err := Serve(worker, theirs, handler{serve: echo}, Hello{}); err != io.EOF {
+		t.Error(err)
+	}
+	if !lost.Started() {
+		t.Error("the worker has begun with it, and the daemon does not know")
+	}
+}
+
 // TestDeaf: a worker that does not read is given up.
 func TestDeaf(t *testing.T) {
 	daemon, worker := socketpair(t)
@@ -133,7 +178,7 @@ func TestDeaf(t *testing.T) {
 			r := get("/")
 			r.Header.Set("X-Big", strings.Repeat("x", MaxHead/2))
 			var lost *LostError
-			if _, err := c.Do(t.Context(), 1, r); !errors.As(err, &lost) || lost.Started {
+			if _, err := c.Do(t.Context(), 1, r); !errors.As(err, &lost) || lost.Started() {
 				t.Error(err)
 			}
 		})

@@ -54,7 +54,7 @@ type Request struct {
 	untaken []byte // the body, if it was read for nothing
 }
 
-// Untaken gives the body after Do has failed because no guest got the request, if it has been read; nil when it can still
+// Untaken gives the body after Do has failed and no guest has got the request, if it has been read; nil when it can still
 // be read.
 func (r *Request) Untaken() []byte { return r.untaken }
 
@@ -300,7 +300,7 @@ func isBodyless(method string, status int) bool {
 
 func (x *Exchange) violated(err error) error {
 	x.s.conn.fail(err)
-	return &LostError{true, err}
+	return &LostError{Err: err, knew: true}
 }
 
 // lost says what the end of the connection means for the request.
@@ -308,11 +308,11 @@ func (x *Exchange) lost() error {
 	s, r := x.s, x.request
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	started := s.conn.page.started(x.id) || s.headed || s.sender != nil
-	if !started && !r.streams && r.Length > 0 {
+	lost := &LostError{Err: s.conn.Err(), page: s.conn.page, id: x.id, knew: s.headed || s.sender != nil}
+	if !lost.Started() && !r.streams && r.Length > 0 {
 		r.untaken = bytes.Clone(s.buf[len(s.buf)-int(r.Length):])
 	}
-	return s.conn.lost(started)
+	return lost
 }
 
 // Read reads the body of the response.

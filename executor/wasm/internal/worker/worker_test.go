@@ -337,7 +337,7 @@ func TestQueued(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			lost <- l.Started
+			lost <- l.Started()
 		})
 	}
 	x, err := c.Do(t.Context(), 1, request("GET", "/talk", ""))
