@@ -123,8 +123,7 @@ func testEnv(t *testing.T, k *kit) {
 	r := k.start(t, func(s *lambent.Settings) {
 		s.Env = map[string]string{"COLOUR": "blue", "TZ": "Europe/Berlin", "EMPTY": ""}
 	})
-	var env []string
-	r.into(t, "/env", &env)
+	env := r.env(t)
 	wanted := []string{
 		"COLOUR=blue", "TZ=Europe/Berlin", "EMPTY=", "LANG=C.UTF-8", "LAMBENT_FUNCTION=fixture", "LAMBENT_NAMESPACE=default", "LAMBENT_REVISION=" + r.revision.ID,
 		"LAMBENT_INSTANCE=" + r.ID(), "LAMBENT_MEMORY=128", "LAMBENT_CONCURRENCY=1",
@@ -147,9 +146,7 @@ func testEnv(t *testing.T, k *kit) {
 		seen[name] = true
 	}
 	t.Setenv("OF_THE_DAEMON", "secret")
-	var later []string
-	k.start(t, nil).into(t, "/env", &later)
-	if slices.Contains(later, "OF_THE_DAEMON=secret") {
+	if slices.Contains(k.start(t, nil).env(t), "OF_THE_DAEMON=secret") {
 		t.Error("the daemon's environment leaks into the function")
 	}
 }

@@ -120,6 +120,18 @@ func (r *running) into(t testing.TB, target string, v any) {
 	}
 }
 
+// env is the environment that the function finds. It comes as bytes, as JSON has no others than those of text.
+func (r *running) env(t testing.TB) []string {
+	t.Helper()
+	var raw [][]byte
+	r.into(t, "/env", &raw)
+	list := make([]string, len(raw))
+	for i, v := range raw {
+		list[i] = string(v)
+	}
+	return list
+}
+
 // logs keeps the lines of an instance.
 type logs struct {
 	mu      sync.Mutex

@@ -210,7 +210,7 @@ func wireSpec(spec executor.Spec, meta *artefact.Meta) *wire.Spec {
 
 // environment is what a guest finds in its environment: what the user says wins over our defaults, and what the platform
 // says of the function over both.
-func environment(spec executor.Spec) []string {
+func environment(spec executor.Spec) [][]byte {
 	r, s := spec.Revision, &spec.Revision.Settings
 	env := map[string]string{"LANG": "C.UTF-8", "TZ": "UTC"}
 	maps.Copy(env, s.Env)
@@ -220,9 +220,9 @@ func environment(spec executor.Spec) []string {
 		"LAMBENT_HANDLER": s.Handler, "LAMBENT_RUNTIME": s.Runtime,
 	})
 	maps.Copy(env, spec.Secrets)
-	list := make([]string, 0, len(env))
+	list := make([][]byte, 0, len(env))
 	for _, name := range slices.Sorted(maps.Keys(env)) {
-		list = append(list, name+"="+env[name])
+		list = append(list, []byte(name+"="+env[name]))
 	}
 	return list
 }

@@ -10,7 +10,7 @@ import (
 type Spec struct {
 	Namespace, Function, Revision string
 	Meta                          artefact.Meta
-	Env                           []string      // name=value, with the values of secrets
+	Env                           [][]byte      // name=value, with the values of secrets, which need not be text
 	Memory                        int64         // bytes that one guest's memory may grow to
 	MaxOutput                     int64         // bytes of a response's body; -1 for no limit
 	CPU                           time.Duration // processor time of one request; 0 for no limit

@@ -50,7 +50,7 @@ func (w *worker) Serve(in *wire.Incoming) {
 	c.in, c.program, c.finished, c.output, c.log = in, p, false, p.spec.MaxOutput, maxLog
 	c.abi = abi.Call{
 		Kind: abi.Kind(p.spec.Meta.Kind), Method: in.Method, Target: in.Target, Host: in.Host, Proto: in.Proto,
-		Header: in.Header, Length: in.Length, Env: p.spec.Env,
+		Header: in.Header, Length: in.Length, Env: p.env,
 		Respond: c.onRespond, Write: c.onWrite, Log: c.onLog,
 	}
 	if in.Length != 0 {

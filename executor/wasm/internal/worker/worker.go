@@ -47,6 +47,7 @@ type worker struct {
 type program struct {
 	*engine.Program
 	spec *wire.Spec
+	env  []string
 }
 
 // Run is a worker until its socket is at its end or the process is asked to end. It takes over conn and page, the file
@@ -100,9 +101,14 @@ func (w *worker) Load(number uint32, spec *wire.Spec, files []*os.File) error {
 	if err != nil {
 		return err
 	}
+	env := make([]string, len(spec.Env))
+	for i, v := range spec.Env {
+		env[i] = string(v)
+	}
+	spec.Env = nil // else it would be held twice
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.programs[number] = &program{p, spec}
+	w.programs[number] = &program{p, spec, env}
 	return nil
 }
 

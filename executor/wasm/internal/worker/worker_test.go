@@ -84,7 +84,7 @@ func build(t testing.TB, name string, build func(out string) *exec.Cmd) (*wire.S
 		t.Cleanup(func() { f.Close() })
 		files = append(files, f)
 	}
-	m.spec.Function, m.spec.Env, m.spec.Memory, m.spec.MaxOutput = name, []string{"SECRET=of " + name}, 64<<20, -1
+	m.spec.Function, m.spec.Env, m.spec.Memory, m.spec.MaxOutput = name, [][]byte{[]byte("SECRET=of " + name)}, 64<<20, -1
 	return &m.spec, files
 }
 
