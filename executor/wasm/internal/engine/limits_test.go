@@ -279,3 +279,33 @@ func TestFootprint(t *testing.T) {
 		t.Error("too much")
 	}
 }
+
+// On cores that it shares with four others each, a guest is charged for its part of them.
+func TestProcessorTimeOfABusyMachine(t *testing.T) {
+	p := load(t, open(t, Options{}), cGuest(t), 1<<20)
+	spinners := 4 * runtime.NumCPU()
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + spinners))
+	ended := make(chan struct{})
+	var spinning sync.WaitGroup
+	for range spinners {
+		spinning.Go(func() {
+			for {
+				select {
+				case <-ended:
+					return
+				default:
+				}
+			}
+		})
+	}
+	const wall = time.Second
+	_, usage, err := call(t, p, to("/loop"), Limits{Deadline: time.Now().Add(wall)})
+	close(ended)
+	spinning.Wait()
+	if reason(err) != Deadline {
+		t.Errorf("it ended with %v", err)
+	}
+	if usage.CPU <= 0 || usage.CPU > wall*3/4 {
+		t.Errorf("it is charged for %v of %v", usage.CPU, wall)
+	}
+}

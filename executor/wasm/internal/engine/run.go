@@ -3,8 +3,11 @@ package engine
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"lambent/executor/wasm/internal/abi"
 )
@@ -18,7 +21,7 @@ type Limits struct {
 
 // Usage is what a call used.
 type Usage struct {
-	CPU    time.Duration // for which the guest had a token, that is a core
+	CPU    time.Duration // of a guest that took no longer than a tick: for which it had a token, that is a core
 	Memory int64         // bytes of linear memory at the end, which is when it has most
 }
 
@@ -33,8 +36,9 @@ type run struct {
 	limits   Limits
 	deadline time.Duration // on the engine's clock; 0: none
 	token    int           // -1: none
-	since    time.Duration // that it has the token
+	since    time.Duration // of the last charge: on the engine's clock, or its thread's when it is metered
 	used     time.Duration
+	metered  bool // by its thread's clock, and so bound to the thread while it has a token
 
 	once   sync.Once
 	inner  context.Context
@@ -162,7 +166,13 @@ func (r *run) wait() *ended {
 }
 
 func (r *run) start(token int) {
-	r.token, r.since = token, r.engine.now()
+	r.token = token
+	if r.metered {
+		runtime.LockOSThread()
+		r.since = threadTime()
+	} else {
+		r.since = r.engine.now()
+	}
 	if r.in != nil {
 		r.engine.ticker.on(token, r.in.cell())
 	}
@@ -171,9 +181,41 @@ func (r *run) start(token int) {
 // charge adds the time since the last charge.
 func (r *run) charge() (now time.Duration) {
 	now = r.engine.now()
-	r.used += now - r.since
-	r.since = now
+	at := now
+	if r.metered {
+		at = threadTime()
+	}
+	r.used += at - r.since
+	r.since = at
 	return now
+}
+
+// meter has a call that takes longer than a tick charged for what its thread has run: on a busy machine that is less than
+// the time that it had its token. The thread's clock costs too much for all others.
+func (r *run) meter() {
+	if r.metered {
+		return
+	}
+	r.charge()
+	r.metered = true
+	r.start(r.token)
+}
+
+// threadTime is the processor time of this thread.
+func threadTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+		panic(err) // the clock exists and the address is ours
+	}
+	return time.Duration(ts.Nano())
+}
+
+// leave says that the token is no longer the call's.
+func (r *run) leave() {
+	r.token = -1
+	if r.metered {
+		runtime.UnlockOSThread()
+	}
 }
 
 // release gives the token back.
@@ -184,7 +226,7 @@ func (r *run) release() {
 	r.charge()
 	r.engine.ticker.off(r.token)
 	r.engine.tokens.put(r.token)
-	r.token = -1
+	r.leave()
 }
 
 const deadlinePassed = "the deadline has passed"
@@ -204,6 +246,7 @@ func (r *run) over(now time.Duration) *ended {
 
 // interrupt is called by a guest that has run for a tick. What it has said is heard while it goes on.
 func (r *run) interrupt() {
+	r.meter()
 	r.yield()
 	r.call.Tick()
 }
@@ -225,7 +268,7 @@ func (r *run) yield() {
 		r.engine.ticker.on(token, r.in.cell())
 		return
 	}
-	r.token = -1
+	r.leave()
 	if end := r.wait(); end != nil {
 		panic(end)
 	}
@@ -237,7 +280,7 @@ func (r *run) block(wait func()) {
 	wait()
 	end := r.acquire()
 	if end == nil {
-		end = r.over(r.since)
+		end = r.over(r.engine.now())
 	}
 	if end != nil {
 		panic(end)
