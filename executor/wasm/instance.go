@@ -135,7 +135,8 @@ func (e *Executor) load(ctx context.Context, spec executor.Spec, digest [sha256.
 	kept = true
 	if err := w.conn.Load(ctx, number, wireSpec(spec, &files.Meta), []*os.File{files.Module, files.Native, files.Image}); err != nil {
 		in.Stop(0)
-		if errors.As(err, new(*wire.LoadError)) { // a damaged one is no obstacle for ever
+		var refused *wire.LoadError
+		if errors.As(err, &refused) && refused.Damaged { // it is no obstacle for ever
 			err = errors.Join(err, e.store.discard(m))
 		}
 		return nil, err

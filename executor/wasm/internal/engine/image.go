@@ -44,17 +44,17 @@ type image struct {
 	whole    bool   // it is all that there is at first; without it a module has data segments of its own
 }
 
-// add copies an image of size bytes.
+// add copies an image of size bytes. Errors are *[Error].
 func (s *store) add(from io.ReaderAt, size int) (*image, error) {
 	at, err := s.room(size)
 	if err != nil {
-		return nil, err
+		return nil, errorf(Capacity, "no room for the image: %w", err)
 	}
 	im := &image{store: s, whole: true, size: size, at: at, from: size}
 	chunk := make([]byte, min(size, wasmPage))
 	for at := 0; at < size; at += len(chunk) {
 		if n, err := from.ReadAt(chunk, int64(at)); n < len(chunk) {
-			return nil, errors.Join(fmt.Errorf("the image ends after %d of %d bytes", at+n, size), err, im.remove())
+			return nil, errors.Join(errorf(Stale, "the image ends after %d of %d bytes", at+n, size), err, im.remove())
 		}
 		for page := 0; page < len(chunk); page += hostPage {
 			content := chunk[page : page+hostPage]
@@ -62,7 +62,7 @@ func (s *store) add(from io.ReaderAt, size int) (*image, error) {
 				continue
 			}
 			if _, err := s.file.WriteAt(content, im.at+int64(at+page)); err != nil {
-				return nil, errors.Join(err, im.remove())
+				return nil, errors.Join(errorf(Capacity, "no room for the image: %w", err), im.remove())
 			}
 			im.from, im.to = min(im.from, at+page), at+page+hostPage
 		}

@@ -38,7 +38,7 @@ func (p *Program) prepare(ctx context.Context, content io.ReaderAt, limit int64)
 	if !p.meta.Image {
 		p.image = &image{size: size}
 	} else if p.image, err = p.engine.images.add(content, size); err != nil {
-		return errorf(Stale, "the image: %w", err)
+		return err
 	}
 	in, err := p.instantiate(ctx)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+
+	"lambent"
 )
 
 // Conn is the daemon's end of the connection to one worker. Its methods may be called from many goroutines.
@@ -56,8 +58,11 @@ func (e *LostError) Error() string {
 // Unwrap gives why the connection ended.
 func (e *LostError) Unwrap() error { return e.Err }
 
-// LoadError is why the worker could not load a program, in its words.
-type LoadError struct{ Text string }
+// LoadError is why the worker could not load a program, in its words. Damaged says that the program's files are to blame.
+type LoadError struct {
+	Damaged bool
+	Text    string
+}
 
 // Error gives the worker's words.
 func (e *LoadError) Error() string { return e.Text }
@@ -65,7 +70,7 @@ func (e *LoadError) Error() string { return e.Text }
 // New makes a Conn of the socket to a worker that page was made for. It takes over both.
 func New(conn *net.UnixConn, page *Page) (*Conn, error) {
 	c := &Conn{conn: conn, page: page, ready: make(chan struct{}), done: make(chan struct{}), loads: make(map[uint32]chan error)}
-	r, err := newReader(conn, false)
+	r, err := newReader(conn, maxFrame)
 	if err == nil {
 		c.w, err = newWriter(conn, c.fail)
 	}
@@ -90,14 +95,16 @@ func (c *Conn) Hello(ctx context.Context) (Hello, error) {
 }
 
 // Load has the worker load a program from files, which the caller may close afterwards. The number is the caller's choice;
-// it must not have been used before. An error is a *LoadError, a *LostError or ctx's; the program is not loaded then.
+// it must not have been used before. An error is a *LoadError, a *LostError, ctx's or start_failed for a spec that is too
+// long; the program is not loaded then.
 func (c *Conn) Load(ctx context.Context, program uint32, spec *Spec, files []*os.File) error {
 	text, err := json.Marshal(spec)
 	if err != nil {
 		return err
 	}
-	if len(text) > maxSpec/2 || len(files) > MaxFiles {
-		return &LoadError{fmt.Sprintf("the program's description has %d bytes and %d files; at most %d and %d can be handed over", len(text), len(files), maxSpec/2, MaxFiles)}
+	if len(text) >= maxSpec {
+		return lambent.Errorf(lambent.CodeStartFailed, "the environment, the secrets and the global variables take %d bytes to hand over, %d is the limit", len(text), maxSpec).
+			WithHint("use fewer or shorter ones")
 	}
 	answer := make(chan error, 1)
 	c.mu.Lock()
@@ -110,7 +117,7 @@ func (c *Conn) Load(ctx context.Context, program uint32, spec *Spec, files []*os
 	case dead:
 		return c.unsent()
 	case used:
-		return &LoadError{fmt.Sprintf("program %d is being loaded already", program)}
+		return &LoadError{Text: fmt.Sprintf("program %d is being loaded already", program)}
 	}
 	b := append(begin(nil, kindLoad, program), byte(len(files)))
 	if err := c.w.sendFiles(end(append(b, text...), 0), files); err != nil {
@@ -227,7 +234,7 @@ func (c *Conn) loaded(f frame) error {
 	if len(f.payload) == 0 {
 		answer <- nil
 	} else {
-		answer <- &LoadError{printable(f.payload, maxTrace)}
+		answer <- &LoadError{f.payload[0] != 0, printable(f.payload[1:], maxTrace)}
 	}
 	return nil
 }

@@ -17,10 +17,10 @@ const (
 	// MaxFiles is how many descriptors a program may be loaded from.
 	MaxFiles = 8
 
-	maxSpec   = 1 << 20 // a program's, and a hello
 	maxResult = 64 << 10
-	maxData   = 32 << 10 // of a body in one frame
-	maxFrame  = maxSpec  // more than all sections of a frame together
+	maxData   = 32 << 10  // of a body in one frame
+	maxFrame  = 1 << 20   // more than all sections of a frame together, but for what loads a program
+	maxSpec   = 1<<24 - 1 // that, which holds all secrets of a function; no frame can be longer
 	frameHead = 8
 )
 
@@ -76,13 +76,13 @@ type frame struct {
 	payload []byte
 }
 
-// next takes the first frame off b. size is how much of b it needs, which may be more than there is: then it is none.
-func next(b []byte) (f frame, size int, err error) {
+// next takes the first frame, of at most limit bytes, off b. size is how much of b it needs, which may be more than there is: then it is none.
+func next(b []byte, limit int) (f frame, size int, err error) {
 	if len(b) < frameHead {
 		return f, frameHead, nil
 	}
 	n := int(b[0]) | int(b[1])<<8 | int(b[2])<<16
-	if n > maxFrame {
+	if n > limit {
 		return f, 0, violation("a frame of %d bytes", n)
 	}
 	size = frameHead + n

@@ -18,17 +18,19 @@ type reader struct {
 	raw      syscall.RawConn
 	buf      []byte
 	from, to int        // what of buf holds
+	limit    int        // bytes of a frame
 	oob      []byte     // nil: descriptors that come are dropped by the kernel
 	files    []*os.File // those that no frame has taken yet
 }
 
-func newReader(conn *net.UnixConn, files bool) (*reader, error) {
+// newReader makes a reader of frames of at most limit bytes. One that takes what loads programs takes descriptors, too.
+func newReader(conn *net.UnixConn, limit int) (*reader, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{raw: raw, buf: make([]byte, bufferSize)}
-	if files {
+	r := &reader{raw: raw, buf: make([]byte, bufferSize), limit: limit}
+	if limit == maxSpec {
 		r.oob = make([]byte, unix.CmsgSpace(4*MaxFiles))
 	}
 	return r, nil
@@ -101,7 +103,7 @@ func (r *reader) receive(fd int, p []byte) (int, error) {
 // handle gives the frames that are complete to handle, and makes room for the rest.
 func (r *reader) handle(handle func(frame) error) error {
 	for {
-		f, size, err := next(r.buf[r.from:r.to])
+		f, size, err := next(r.buf[r.from:r.to], r.limit)
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -12,7 +13,7 @@ import (
 
 // Handler does a worker's work.
 type Handler interface {
-	// Load loads a program. It takes the files over.
+	// Load loads a program. It takes the files over. An error that is no *LoadError becomes one.
 	Load(program uint32, spec *Spec, files []*os.File) error
 	// Unload forgets a program that was loaded, when the requests under way are done.
 	Unload(program uint32)
@@ -46,7 +47,7 @@ func Serve(conn *net.UnixConn, page *Page, handler Handler, hello Hello) error {
 	defer conn.Close()
 	v := &server{handler: handler, page: page, held: make(chan struct{}, 1), stopped: make(chan struct{}), loading: make(map[uint32]bool)}
 	var err error
-	if v.r, err = newReader(conn, true); err != nil {
+	if v.r, err = newReader(conn, maxSpec); err != nil {
 		return err
 	}
 	// A writer that fails has lost the daemon, which the reader sees too.
@@ -196,7 +197,11 @@ func (v *server) load(f frame) error {
 		v.mu.Unlock()
 		b := begin(nil, kindLoaded, id)
 		if err != nil {
-			b = fmt.Appendf(b, "%.*s", maxTrace, err)
+			damaged := byte(0)
+			if e := (*LoadError)(nil); errors.As(err, &e) && e.Damaged {
+				damaged = 1
+			}
+			b = fmt.Appendf(append(b, damaged), "%.*s", maxTrace, err)
 		} else if unload {
 			v.handler.Unload(id)
 		}

@@ -1,12 +1,15 @@
 package wire
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -167,7 +170,7 @@ func TestVerdict(t *testing.T) {
 }
 
 func TestLoad(t *testing.T) {
-	got := make(chan string, 1)
+	got, secrets := make(chan string, 1), make(chan [][]byte, 1)
 	unloaded := make(chan uint32, 2)
 	c := connect(t, handler{
 		load: func(program uint32, spec *Spec, files []*os.File) error {
@@ -181,8 +184,13 @@ func TestLoad(t *testing.T) {
 				all = append(all, string(b))
 			}
 			got <- fmt.Sprint(program, spec.Function, all)
-			if program == 2 {
+			switch program {
+			case 2:
 				return errors.New("no such thing")
+			case 3:
+				return &LoadError{true, "a broken thing"}
+			case 4:
+				secrets <- spec.Env
 			}
 			return nil
 		},
@@ -208,10 +216,27 @@ func TestLoad(t *testing.T) {
 		t.Error(s)
 	}
 	var e *LoadError
-	if err := c.Load(t.Context(), 2, &Spec{}, nil); !errors.As(err, &e) || e.Text != "no such thing" {
+	if err := c.Load(t.Context(), 2, &Spec{}, nil); !errors.As(err, &e) || *e != (LoadError{false, "no such thing"}) {
 		t.Error(err)
 	}
 	<-got
+	if err := c.Load(t.Context(), 3, &Spec{}, nil); !errors.As(err, &e) || *e != (LoadError{true, "a broken thing"}) {
+		t.Error(err)
+	}
+	<-got
+	many := make([][]byte, 100) // as many and as long as secrets may be
+	for i := range many {
+		many[i] = bytes.Repeat([]byte{byte(i + 128)}, lambent.MaxSecret)
+	}
+	if err := c.Load(t.Context(), 4, &Spec{Env: many}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if <-got; !reflect.DeepEqual(<-secrets, many) {
+		t.Error("secrets have changed on their way")
+	}
+	if err := c.Load(t.Context(), 5, &Spec{Env: slices.Repeat(many, 2)}, nil); !lambent.HasCode(err, lambent.CodeStartFailed) {
+		t.Error(err)
+	}
 	c.Unload(1)
 	if p := <-unloaded; p != 1 {
 		t.Error(p)

@@ -99,7 +99,8 @@ func (w *worker) Load(number uint32, spec *wire.Spec, files []*os.File) error {
 	}
 	p, err := w.engine.Load(context.Background(), &artefact.Files{Meta: spec.Meta, Module: files[0], Native: files[1], Image: files[2]}, spec.Memory)
 	if err != nil {
-		return err
+		var e *engine.Error
+		return &wire.LoadError{Damaged: errors.As(err, &e) && e.Reason == engine.Stale, Text: err.Error()}
 	}
 	env := make([]string, len(spec.Env))
 	for i, v := range spec.Env {
