@@ -39,7 +39,7 @@ func (e *Executor) compile(ctx context.Context, m source, to string) error {
 		Program: e.program, Dir: m.dir, Memory: compilerMemory, CPU: 1000 * runtime.NumCPU(), Pids: compilerPids,
 		Output: in, Log: said.add,
 	})
-	in.Close()
+	_ = in.Close() // it gives no error
 	rerr := <-received
 	var told *lambent.Error
 	switch {

@@ -108,7 +108,7 @@ func (e *Executor) load(ctx context.Context, spec executor.Spec, digest [sha256.
 	if err != nil {
 		return nil, err
 	}
-	defer files.Close()
+	defer func() { _ = files.Close() }() // they were only read
 	compiled := time.Now()
 	w, err := s.wait(ctx)
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -158,17 +157,6 @@ func await(t testing.TB, n int) map[int]bool {
 			t.Fatalf("there are the workers %v, want %d", found, n)
 		}
 	}
-}
-
-// only gives the one that is in now and not in before.
-func only(t testing.TB, now, before map[int]bool) int {
-	t.Helper()
-	now = maps.Clone(now)
-	maps.DeleteFunc(now, func(pid int, _ bool) bool { return before[pid] })
-	if len(now) != 1 {
-		t.Fatalf("%v are new, want one", now)
-	}
-	return slices.Collect(maps.Keys(now))[0]
 }
 
 // serve starts an instance, and gives the pid of its worker: the one that works, of that and the spare.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -285,22 +286,17 @@ func TestProcessorTimeOfABusyMachine(t *testing.T) {
 	p := load(t, open(t, Options{}), cGuest(t), 1<<20)
 	spinners := 4 * runtime.NumCPU()
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + spinners))
-	ended := make(chan struct{})
+	var ended atomic.Bool
 	var spinning sync.WaitGroup
 	for range spinners {
 		spinning.Go(func() {
-			for {
-				select {
-				case <-ended:
-					return
-				default:
-				}
+			for !ended.Load() {
 			}
 		})
 	}
 	const wall = time.Second
 	_, usage, err := call(t, p, to("/loop"), Limits{Deadline: time.Now().Add(wall)})
-	close(ended)
+	ended.Store(true)
 	spinning.Wait()
 	if reason(err) != Deadline {
 		t.Errorf("it ended with %v", err)

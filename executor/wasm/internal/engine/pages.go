@@ -36,7 +36,7 @@ type span struct{ from, to uintptr }
 
 // scanRegion and scanArg are struct page_region and struct pm_scan_arg of linux/fs.h.
 type (
-	scanRegion struct{ start, end, categories uint64 }
+	scanRegion struct{ start, end, _ uint64 }
 	scanArg    struct {
 		size, flags, start, end, walkEnd, vec, vecLen, maxPages       uint64
 		categoryInverted, categoryMask, categoryAnyOfMask, returnMask uint64

@@ -46,7 +46,7 @@ func (e *Engine) choose(ctx context.Context, ways ...Reset) error {
 	if !e.maps.take(programMaps) {
 		return errNoMaps
 	}
-	defer p.Close()
+	defer func() { _ = p.Close() }() // Load of a real program tells the same
 	err := e.compileWasm(ctx, p, probe)
 	if _, failed := e.clear(); err != nil || failed != nil {
 		return errors.Join(err, failed)

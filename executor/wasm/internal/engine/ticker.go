@@ -63,7 +63,7 @@ func (t *ticker) off(token int) { t.cells[token].Store(nil) }
 func (t *ticker) wake() {
 	t.calls.Add(1)
 	const futexWakePrivate = 1 | 128
-	syscall.Syscall6(syscall.SYS_FUTEX, uintptr(unsafe.Pointer(&t.calls)), futexWakePrivate, 1, 0, 0, 0)
+	_, _, _ = syscall.Syscall6(syscall.SYS_FUTEX, uintptr(unsafe.Pointer(&t.calls)), futexWakePrivate, 1, 0, 0, 0)
 }
 
 //go:linkname entersyscall runtime.entersyscall
@@ -88,7 +88,7 @@ func (t *ticker) loop() {
 	stop := (*uint32)(unsafe.Pointer(&t.stop))
 	seen, idle := *calls, 0
 	for *stop == 0 {
-		syscall.RawSyscall(syscall.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&pause)), 0, 0)
+		_, _, _ = syscall.RawSyscall(syscall.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&pause)), 0, 0)
 		*round++
 		if now := *calls; now != seen {
 			seen, idle = now, 0
@@ -103,7 +103,7 @@ func (t *ticker) loop() {
 		}
 		if idle > idleTicks {
 			*asleep = 1
-			syscall.RawSyscall6(syscall.SYS_FUTEX, uintptr(unsafe.Pointer(calls)), futexWaitPrivate, uintptr(seen), 0, 0, 0)
+			_, _, _ = syscall.RawSyscall6(syscall.SYS_FUTEX, uintptr(unsafe.Pointer(calls)), futexWaitPrivate, uintptr(seen), 0, 0, 0)
 			*asleep = 0
 		}
 	}

@@ -219,10 +219,8 @@ func TestStubborn(t *testing.T) {
 		_ = s.Respond(200, nil, -1)
 		s.End(Usage{}, nil)
 	}})
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
 	ended := make(chan error)
-	ctx, cancel = context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		_, err := c.Do(ctx, 1, get("/"))
 		ended <- err
