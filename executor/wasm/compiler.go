@@ -24,6 +24,10 @@ const (
 	compilerPids   = 64
 )
 
+// compilers is how many there are at most: each may use all its memory, the cores have other work, too, and a module that
+// takes long should be no obstacle for another namespace.
+func compilers() int { return max(1, min(max(2, runtime.NumCPU()/2), machineMemory()/compilerMemory)) }
+
 // compile makes an artefact in a process that ends with it. What that writes may be the word of code of the module.
 func (e *Executor) compile(ctx context.Context, m source, to string) error {
 	out, in := io.Pipe()

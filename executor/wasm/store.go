@@ -26,14 +26,17 @@ type store struct {
 	version string // of the artefacts that this program makes
 	// compile makes the artefact of a module in the empty folder to. It syncs nothing.
 	compile func(ctx context.Context, m source, to string) error
+	turns   int // how many artefacts are made at a time, of all namespaces; 0: one
 	log     *slog.Logger
 
+	all    chan struct{}   // holds the turns that are taken
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
 	mu      sync.Mutex
 	making  map[string]*making        // by path; guarded by mu
+	of      map[string]chan struct{}  // the turns that are taken, by namespace; guarded by mu
 	refused map[string]*lambent.Error // modules that cannot run here, by path, maxRefused at most; guarded by mu
 }
 
@@ -62,7 +65,9 @@ const (
 
 // open opens a store whose first fields are set.
 func (s *store) open() error {
-	s.making, s.refused = map[string]*making{}, map[string]*lambent.Error{}
+	s.turns = max(s.turns, 1)
+	s.making, s.refused, s.of = map[string]*making{}, map[string]*lambent.Error{}, map[string]chan struct{}{}
+	s.all = make(chan struct{}, s.turns)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return durable.MkdirAll(s.dir, 0o700)
 }
@@ -140,13 +145,15 @@ func (s *store) make(path string, m source) (*making, error) {
 	now = &making{done: make(chan struct{})}
 	s.making[path] = now
 	s.work.Go(func() {
-		ctx, cancel := context.WithTimeout(s.ctx, compileTime)
-		defer cancel()
-		now.err = s.write(ctx, path, m)
+		end, err := s.turn(m.namespace)
+		if now.err = err; err == nil {
+			now.err = s.write(path, m)
+			end()
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.making, path)
-		if e := lambent.ErrorOf(now.err); e != nil && e.Fault == lambent.FaultClient && ctx.Err() == nil {
+		if e := lambent.ErrorOf(now.err); e != nil && e.Fault == lambent.FaultClient && s.ctx.Err() == nil {
 			if len(s.refused) >= maxRefused {
 				clear(s.refused)
 			}
@@ -157,8 +164,30 @@ func (s *store) make(path string, m source) (*making, error) {
 	return now, nil
 }
 
+// turn waits for its turn to make an artefact, and gives what to call at its end. Half of the turns are as many as a
+// namespace may have, or have wait for one of all: so however many modules the others have, they do not shut it out.
+func (s *store) turn(namespace string) (end func(), err error) {
+	s.mu.Lock()
+	own := s.of[namespace]
+	if own == nil {
+		own = make(chan struct{}, (s.turns+1)/2)
+		s.of[namespace] = own
+	}
+	s.mu.Unlock()
+	for _, turns := range []chan struct{}{own, s.all} {
+		select {
+		case turns <- struct{}{}:
+		case <-s.ctx.Done():
+			return nil, errStopping()
+		}
+	}
+	return func() { <-s.all; <-own }, nil
+}
+
 // write makes an artefact under another name first.
-func (s *store) write(ctx context.Context, path string, m source) (err error) {
+func (s *store) write(path string, m source) (err error) {
+	ctx, cancel := context.WithTimeout(s.ctx, compileTime)
+	defer cancel()
 	parent := filepath.Dir(path)
 	if err := durable.MkdirAll(parent, 0o700); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lambent"
@@ -94,6 +95,32 @@ func TestArtefactsAreMadeOnce(t *testing.T) {
 			t.Errorf("%s: %d have been made, want %d", c.what, made.Load(), c.made)
 		}
 	}
+}
+
+// TestTurns: what is made has a bound, though nobody waits for it any longer, and one namespace does not stand in another's way.
+func TestTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var now, made atomic.Int64
+		gate := make(chan struct{})
+		s := newStore(t, t.TempDir(), "1", func(context.Context) error { now.Add(1); <-gate; now.Add(-1); made.Add(1); return nil })
+		s.turns, s.all = 4, make(chan struct{}, 4)
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		for i, namespace := range []string{"one", "one", "one", "one", "two", "three", "four"} {
+			if _, err := s.get(gone, sourceOf(namespace, "a", string(rune('a'+i)), "")); !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+			synctest.Wait()
+			if want := []int64{1, 2, 2, 2, 3, 4, 4}[i]; now.Load() != want {
+				t.Errorf("%d are under way after %d, want %d", now.Load(), i+1, want)
+			}
+		}
+		close(gate)
+		synctest.Wait()
+		if made.Load() != 7 {
+			t.Errorf("%d have been made", made.Load())
+		}
+	})
 }
 
 func TestRefusalsAreRemembered(t *testing.T) {

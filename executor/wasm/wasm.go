@@ -92,7 +92,7 @@ func New(o Options) (*Executor, error) {
 		instances: map[*instance]struct{}{}, workers: map[string]*seat{},
 	}
 	e.open, e.close = context.WithCancel(context.Background())
-	e.store = &store{dir: dir, version: artefact.Version(), compile: e.compile, log: o.Logger}
+	e.store = &store{dir: dir, version: artefact.Version(), compile: e.compile, turns: compilers(), log: o.Logger}
 	if err := e.store.open(); err != nil {
 		return nil, fmt.Errorf("wasm tier: %w", err)
 	}
