@@ -52,7 +52,7 @@ func (e *Executor) compile(ctx context.Context, m source, to string) error {
 	case ctx.Err() != nil:
 		return lambent.Errorf(lambent.CodeStartTimeout, "module %q was not compiled in time: %w", m.name, ctx.Err())
 	case exit.OOM:
-		return lambent.Errorf(lambent.CodeModuleUnsupported, "module %q takes more than %d MiB of memory to compile", m.name, compilerMemory).
+		return lambent.Errorf(lambent.CodeStartFailed, "module %q takes more than %d MiB of memory to compile", m.name, compilerMemory).
 			WithHint("make the module smaller, or its largest functions")
 	case exit != (lambent.Exit{}) && err == nil:
 		err = fmt.Errorf("the compiler %s: %s", exit, said.text())

@@ -167,7 +167,7 @@ func readHead(r io.Reader) (h head, err error) {
 func refusal(e *lambent.Error) error {
 	cut := func(s string) string { return s[:min(len(s), maxText)] }
 	switch e.Code {
-	case lambent.CodeModuleUnsupported, lambent.CodeBundleInvalid, lambent.CodeStartFailed:
+	case lambent.CodeModuleUnsupported, lambent.CodeBundleInvalid, lambent.CodeStartFailed, lambent.CodeStartTimeout:
 		own := lambent.Errorf(e.Code, "%s", cut(e.Message)).WithHint("%s", cut(e.Hint))
 		own.Trace = cut(e.Trace)
 		return own

@@ -29,7 +29,8 @@ const (
 )
 
 // Compile makes the artefact of a module. How long the engine's compiler takes nobody but Main bounds. Its error is a *lambent.Error: bundle_invalid for what is no valid module,
-// module_unsupported for one that cannot run here, start_failed when its initialisation fails, and internal.
+// module_unsupported for one that cannot run here, start_failed when its initialisation fails, and internal. Main adds
+// start_timeout and start_failed for what takes more than its limits.
 //
 // While a module's initialisation runs, garbage is collected for the whole process only when that code yields.
 func Compile(ctx context.Context, wasm []byte, o Options) (*artefact.Artefact, error) {

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"lambent"
 	"lambent/executor/wasm/internal/artefact"
 	"lambent/executor/wasm/internal/module"
@@ -19,14 +21,14 @@ import (
 
 // Limits of a compiler process.
 type Limits struct {
-	Time   time.Duration // from beginning to end; 0: two minutes
+	Time   time.Duration // of processors, so that a busy machine is not the module's fault; 0: two minutes
 	Memory int64         // bytes that the process may have of the system, the module's own memory aside; 0: 2 GiB
 }
 
 const (
 	defaultTime = 2 * time.Minute
 	defaultHeap = 2 << 30
-	look        = 20 * time.Millisecond // between two looks at the memory
+	look        = 20 * time.Millisecond // between two looks at what is taken
 )
 
 // Main is a compiler process: it reads the module from the file at path and writes to w what artefact.Receive reads. It
@@ -38,7 +40,7 @@ func Main(path string, o Options, l Limits, w io.Writer) int {
 	if l.Memory == 0 {
 		l.Memory = defaultHeap
 	}
-	// While the guest has one processor, somebody has to look at the time.
+	// While the guest has one processor, somebody has to look at what is taken.
 	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))
 	debug.SetMemoryLimit(l.Memory * 3 / 4)
 	var once sync.Once
@@ -51,17 +53,20 @@ func Main(path string, o Options, l Limits, w io.Writer) int {
 		})
 		return code
 	}
-	refuse := func(format string, args ...any) {
+	// Another machine, or another day, may take less: the module is not refused for good.
+	stop := func(code lambent.Code, format string, args ...any) {
 		os.Exit(answer(func(w io.Writer) error {
-			return artefact.SendError(w, unsupported(format, args...).
+			return artefact.SendError(w, lambent.Errorf(code, format, args...).
 				WithHint("make the module smaller, or its largest functions: tables and generated code are better kept as data"))
 		}))
 	}
-	time.AfterFunc(l.Time, func() { refuse("the module takes longer than %v to compile", l.Time) })
 	go func() {
 		for range time.Tick(look) {
+			if used() > l.Time {
+				stop(lambent.CodeStartTimeout, "the module takes more than %v of processor time to compile", l.Time)
+			}
 			if taken() > l.Memory {
-				refuse("the module takes more than %d MiB of memory to compile", l.Memory>>20)
+				stop(lambent.CodeStartFailed, "the module takes more than %d MiB of memory to compile", l.Memory>>20)
 			}
 		}
 	}()
@@ -84,6 +89,15 @@ func compileFile(path string, o Options) (*artefact.Artefact, error) {
 		return nil, internal(err)
 	}
 	return Compile(context.Background(), wasm, o)
+}
+
+// used gives the processor time of the process.
+func used() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		panic(err) // there is no other reason than a wrong argument
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // taken gives the bytes that the process has of the system and has not given back.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/tetratelabs/wazero"
 
@@ -58,19 +59,25 @@ func (b *compiled) Close(ctx context.Context) error {
 }
 
 // translate has the engine check and compile a module. The engine's compiler panics where it meets what it did not
-// expect.
+// expect. What the system refuses it says nothing about the module.
 func translate(ctx context.Context, r wazero.Runtime, wasm []byte) (c wazero.CompiledModule, err error) {
 	defer func() {
-		if r := recover(); r != nil {
+		r := recover()
+		if said, ok := r.(error); ok {
+			err = said
+		}
+		switch {
+		case errors.As(err, new(syscall.Errno)):
+			err = internal(err)
+		case r != nil:
 			err = unsupported("the engine cannot compile the module: %v", r).
 				WithHint("build it with another optimisation level, and report the module to Lambent")
+		case err != nil:
+			err = lambent.Errorf(lambent.CodeBundleInvalid, "the module is not valid WebAssembly: %v", err).
+				WithHint("build it again with the newest version of its toolchain")
 		}
 	}()
-	if c, err = r.CompileModule(ctx, wasm); err != nil {
-		return nil, lambent.Errorf(lambent.CodeBundleInvalid, "the module is not valid WebAssembly: %v", err).
-			WithHint("build it again with the newest version of its toolchain")
-	}
-	return c, nil
+	return r.CompileModule(ctx, wasm)
 }
 
 // files gives the paths of the native code in the folder.
