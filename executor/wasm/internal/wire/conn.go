@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"lambent"
 )
@@ -19,6 +20,9 @@ type Conn struct {
 	page *Page
 	w    *writer
 	slot [MaxStreams]atomic.Pointer[stream]
+	// settle is how long a guest may take to notice that its caller has left, late how long after the deadline the worker
+	// may still say how the request ended.
+	settle, late time.Duration
 
 	ready chan struct{} // closed when hello is there
 	hello Hello
@@ -69,7 +73,7 @@ func (e *LoadError) Error() string { return e.Text }
 
 // New makes a Conn of the socket to a worker that page was made for. It takes over both.
 func New(conn *net.UnixConn, page *Page) (*Conn, error) {
-	c := &Conn{conn: conn, page: page, ready: make(chan struct{}), done: make(chan struct{}), loads: make(map[uint32]chan error)}
+	c := &Conn{conn: conn, page: page, settle: 500 * time.Millisecond, late: 100 * time.Millisecond, ready: make(chan struct{}), done: make(chan struct{}), loads: make(map[uint32]chan error)}
 	r, err := newReader(conn, maxFrame)
 	if err == nil {
 		c.w, err = newWriter(conn, c.fail)

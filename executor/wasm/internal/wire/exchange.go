@@ -14,14 +14,8 @@ import (
 	"time"
 )
 
-const (
-	// smallBody is up to how many bytes a body of known length goes out with the head.
-	smallBody = 16 << 10
-	// settle is how long a guest may take to notice that its caller has left.
-	settle = 500 * time.Millisecond
-	// late is how long after the deadline the worker may still say how the request ended.
-	late = 100 * time.Millisecond
-)
+// smallBody is up to how many bytes a body of known length goes out with the head.
+const smallBody = 16 << 10
 
 // Request is what to ask a program. The first part is the caller's.
 type Request struct {
@@ -219,7 +213,7 @@ func (r *Request) limit() (Limit, time.Time) {
 func (x *Exchange) head() error {
 	limit, until := x.request.limit()
 	if limit == LimitTotal && !until.IsZero() {
-		until = until.Add(late)
+		until = until.Add(x.s.conn.late)
 	}
 	for {
 		dead := x.s.conn.dead.Load()
@@ -357,7 +351,7 @@ func (x *Exchange) next(p []byte) (int, error) {
 			return 0, x.lost()
 		}
 		if limit == "" {
-			limit, until = x.request.pause()
+			limit, until = x.pause()
 		}
 		if err := x.wait(limit, until); err != nil {
 			return 0, err
@@ -366,15 +360,15 @@ func (x *Exchange) next(p []byte) (int, error) {
 }
 
 // pause is the limit in time that comes first for the next bytes of a response, and when.
-func (r *Request) pause() (Limit, time.Time) {
-	total := r.Deadline
+func (x *Exchange) pause() (Limit, time.Time) {
+	total := x.request.Deadline
 	if !total.IsZero() {
-		total = total.Add(late)
+		total = total.Add(x.s.conn.late)
 	}
-	if r.Idle == 0 {
+	if x.request.Idle == 0 {
 		return LimitTotal, total
 	}
-	idle := time.Now().Add(r.Idle)
+	idle := time.Now().Add(x.request.Idle)
 	if !total.IsZero() && total.Before(idle) {
 		return LimitTotal, total
 	}
@@ -435,7 +429,7 @@ func (x *Exchange) close() error {
 
 // settle waits a moment for the end of a request that was cancelled.
 func (x *Exchange) settle() {
-	x.s.timer.Reset(settle)
+	x.s.timer.Reset(x.s.conn.settle)
 	defer x.s.timer.Stop()
 	for !x.s.conn.dead.Load() {
 		x.s.mu.Lock()

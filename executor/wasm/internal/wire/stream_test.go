@@ -23,9 +23,9 @@ import (
 // within fails the test unless cond holds soon.
 func within(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !cond(); {
+	for end := time.Now().Add(time.Minute); !cond(); {
 		if time.Now().After(end) {
-			t.Fatalf("not in 10 s: %s", what)
+			t.Fatalf("not in a minute: %s", what)
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -77,7 +77,7 @@ func TestLarge(t *testing.T) {
 	}
 	close(stop)
 	watching.Wait()
-	if most := most.Load(); most > before.HeapAlloc+16<<20 {
+	if most := most.Load(); most > before.HeapAlloc+64<<20 { // most of it garbage
 		t.Errorf("%d MB of heap, %d before", most>>20, before.HeapAlloc>>20)
 	}
 }
@@ -219,6 +219,7 @@ func TestStubborn(t *testing.T) {
 		_ = s.Respond(200, nil, -1)
 		s.End(Usage{}, nil)
 	}})
+	c.settle = time.Millisecond
 	ended := make(chan error)
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
@@ -289,6 +290,7 @@ func TestWaits(t *testing.T) {
 		}
 		s.End(Usage{}, lambent.Errorf(lambent.CodeTotalTimeout, "%w", err))
 	}})
+	c.late = time.Minute
 	body := &closable{closed: make(chan struct{})}
 	r := get("/")
 	r.Body, r.Length, r.Deadline = body, -1, time.Now().Add(20*time.Millisecond)
@@ -538,13 +540,13 @@ func TestMistakes(t *testing.T) {
 // TestRunaway: a worker that goes on with what nobody waits for any more is given up.
 func TestRunaway(t *testing.T) {
 	release := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
 	c := connect(t, handler{serve: func(s *Incoming) {
+		cancel()
 		<-release
 		s.End(Usage{}, nil)
 	}})
-	c.w.patience = 20 * time.Millisecond
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
+	c.settle, c.w.patience = time.Millisecond, 20*time.Millisecond
 	if _, err := c.Do(ctx, 1, get("/")); !errors.Is(err, ErrRunning) {
 		t.Error(err)
 	}

@@ -88,6 +88,7 @@ func connect(t testing.TB, h handler) *Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.settle = time.Minute // a busy machine takes its time
 	t.Cleanup(func() {
 		c.Close()
 		ended.Wait()
