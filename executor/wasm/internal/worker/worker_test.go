@@ -135,7 +135,7 @@ func start(t testing.TB) (*wire.Conn, *exec.Cmd) {
 
 func request(method, target, body string) *wire.Request {
 	r := &wire.Request{Method: method, Target: target, Host: "f.example", Proto: "HTTP/1.1", Invocation: "i",
-		Header: http.Header{"Accept": {"*/*"}, "User-Agent": {"test"}}, Deadline: time.Now().Add(20 * time.Second)}
+		Header: http.Header{"Accept": {"*/*"}, "User-Agent": {"test"}}, Deadline: time.Now().Add(5 * time.Minute)}
 	if body != "" {
 		r.Body, r.Length = io.NopCloser(strings.NewReader(body)), int64(len(body))
 	}
@@ -188,28 +188,31 @@ func TestGuests(t *testing.T) {
 func TestEnds(t *testing.T) {
 	c, _ := start(t)
 	spec, files := reactor(t)
-	spec.CPU, spec.MaxOutput = 50*time.Millisecond, 1<<20
+	spec.MaxOutput = 1 << 20
 	check(t, c.Load(t.Context(), 1, spec, files))
+	spec.CPU = 50 * time.Millisecond
+	check(t, c.Load(t.Context(), 2, spec, files))
 	soon := func(r *wire.Request) { r.Deadline = time.Now().Add(20 * time.Millisecond) }
 	for _, test := range []struct {
-		target string
-		set    func(*wire.Request)
-		want   lambent.Code
+		target  string
+		program uint32
+		set     func(*wire.Request)
+		want    lambent.Code
 	}{
-		{"/loop", soon, lambent.CodeTotalTimeout},
-		{"/loop", nil, lambent.CodeCpuExceeded},
-		{"/trap", nil, lambent.CodeHandlerError},
-		{"/bomb", nil, lambent.CodeMemoryExceeded},
-		{"/endless", nil, lambent.CodeOutputTooLarge},
-		{"/long", nil, lambent.CodeOutputTooLarge},
-		{"/talk", soon, lambent.CodeTotalTimeout},
-		{"/nothing", nil, lambent.CodeBadResponse},
+		{"/loop", 1, soon, lambent.CodeTotalTimeout},
+		{"/loop", 2, nil, lambent.CodeCpuExceeded},
+		{"/trap", 1, nil, lambent.CodeHandlerError},
+		{"/bomb", 1, nil, lambent.CodeMemoryExceeded},
+		{"/endless", 1, nil, lambent.CodeOutputTooLarge},
+		{"/long", 1, nil, lambent.CodeOutputTooLarge},
+		{"/talk", 1, soon, lambent.CodeTotalTimeout},
+		{"/nothing", 1, nil, lambent.CodeBadResponse},
 	} {
 		r := request("GET", test.target, "")
 		if test.set != nil {
 			test.set(r)
 		}
-		_, _, err := ask(t.Context(), c, 1, r)
+		_, _, err := ask(t.Context(), c, test.program, r)
 		var late *wire.TimeoutError // of the daemon's end, when this machine is so busy that the worker comes later
 		if !lambent.HasCode(err, test.want) && (test.want != lambent.CodeTotalTimeout || !errors.As(err, &late)) {
 			t.Errorf("%s: %v, not %s", test.target, err, test.want)
@@ -230,15 +233,15 @@ func TestLeaves(t *testing.T) {
 	check(t, c.Load(t.Context(), 1, spec, files))
 	for _, target := range []string{"/loop", "/talk", "/endless"} {
 		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(20*time.Millisecond, cancel)
-		began := time.Now()
 		r := request("GET", target, "")
 		r.Deadline = time.Time{}
+		r.Log = func(string, string) { cancel() } // it has begun
 		_, _, err := ask(ctx, c, 1, r)
-		if !errors.Is(err, context.Canceled) || errors.Is(err, wire.ErrRunning) {
-			t.Errorf("%s: %v after %v", target, err, time.Since(began))
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", target, err)
 		}
-		if r.Usage.CPU == 0 {
+		// A busy machine may not notice that it has ended. Then it may not go on either: that would end the worker.
+		if r.Usage.CPU == 0 && !errors.Is(err, wire.ErrRunning) {
 			t.Errorf("%s: no usage", target)
 		}
 	}

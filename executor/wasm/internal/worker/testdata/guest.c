@@ -31,14 +31,17 @@ __attribute__((export_name("handle"))) void handle(void) {
 		answer();
 		while ((n = read(body, sizeof body))) write(body, n);
 	} else if (is(what, "/endless")) {
+		logLine("begun", 5);
 		for (;;) write(body, sizeof body);
 	} else if (is(what, "/talk")) { // says a word and then computes
+		logLine("begun", 5);
 		write("word", 4);
 		for (;;) sink++;
 	} else if (is(what, "/long")) {
 		respond(200, "Content-Length\0" "5000000\0", 23);
 		for (u32 i = 0; i < 50; i++) write(body, 50000);
 	} else if (is(what, "/loop")) {
+		logLine("begun", 5);
 		for (;;) sink++;
 	} else if (is(what, "/trap")) {
 		__builtin_trap();
