@@ -69,10 +69,15 @@ func TestEnds(t *testing.T) {
 // TestDrip: what a guest has said goes out while it computes.
 func TestDrip(t *testing.T) {
 	p := load(t, open(t, Options{}), cGuest(t), 16<<20)
-	got, _, err := call(t, p, to("/drip", "early"), Limits{Deadline: time.Now().Add(time.Second)})
-	if got != "early" || err == nil {
-		t.Errorf("%q, %v", got, err)
-	}
+	ctx, leave := context.WithCancel(t.Context())
+	c, got := to("/drip", "early"), ""
+	c.Kind, c.Respond = p.kind, func(int, []abi.Field, int64) error { return nil }
+	c.Write = func(b []byte) (int, error) { got += string(b); leave(); return len(b), nil }
+	p.Run(ctx, c, Limits{}, func(_ Usage, err error) {
+		if got != "early" || reason(err) != Cancelled {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
 }
 
 // TestCancel: guests in loops end soon after their context does, whether they run or wait for their turn.
