@@ -276,7 +276,7 @@ func TestFootprint(t *testing.T) {
 	}
 	each := (resident() - before) / n
 	t.Logf("%d bytes for each program", each)
-	if each > 60<<10 {
+	if each > 128<<10 { // with 20 MB in all for what else the process does
 		t.Error("too much")
 	}
 }
@@ -294,14 +294,15 @@ func TestProcessorTimeOfABusyMachine(t *testing.T) {
 			}
 		})
 	}
-	const wall = time.Second
-	_, usage, err := call(t, p, to("/loop"), Limits{Deadline: time.Now().Add(wall)})
+	began := time.Now()
+	_, usage, err := call(t, p, to("/loop"), Limits{CPU: 200 * time.Millisecond})
+	wall := time.Since(began)
 	ended.Store(true)
 	spinning.Wait()
-	if reason(err) != Deadline {
+	if reason(err) != CPU {
 		t.Errorf("it ended with %v", err)
 	}
-	if usage.CPU <= 0 || usage.CPU > wall*3/4 {
+	if usage.CPU > wall*3/4 {
 		t.Errorf("it is charged for %v of %v", usage.CPU, wall)
 	}
 }
