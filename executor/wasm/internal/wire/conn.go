@@ -27,6 +27,7 @@ type Conn struct {
 	ready chan struct{} // closed when hello is there
 	hello Hello
 	dead  atomic.Bool   // nothing more will come
+	wide  atomic.Int32  // responses that have a Window
 	done  chan struct{} // closed when the reader has ended
 
 	mu    sync.Mutex
@@ -292,6 +293,17 @@ func (c *Conn) acquire() (*stream, error) {
 	c.made++
 	return s, nil
 }
+
+// widen tells whether one more response may have a Window. narrow takes it away.
+func (c *Conn) widen() bool {
+	if c.wide.Add(1) <= maxWide {
+		return true
+	}
+	c.narrow()
+	return false
+}
+
+func (c *Conn) narrow() { c.wide.Add(-1) }
 
 func (c *Conn) release(s *stream) {
 	c.mu.Lock()

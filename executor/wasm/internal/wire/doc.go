@@ -11,8 +11,8 @@
 // Invariants:
 //   - A stream begins with an in frame that has a head and ends with the out frame that has a result. The worker sends
 //     nothing of it after that, so its slot can be used again; what is still on its way to the worker is ignored there.
-//   - Bodies are sent against credit. A response begins with a credit of [Window]; a request's body that did not go with
-//     its head begins with none: it is not read before the guest asks for it.
+//   - Bodies are sent against credit. A response begins with a credit of 32 KiB, and has up to [Window] as it is read; a
+//     request's body that did not go with its head begins with none: it is not read before the guest asks for it.
 //   - The worker marks a stream in the shared page before its guest begins. When the worker dies, what is not marked has
 //     not been started, and can be given to another.
 //   - Nobody's reader waits for anything but its socket.

@@ -8,6 +8,11 @@ import (
 const (
 	// Window is how many bytes of a body may be under way in one direction of one stream.
 	Window = 256 << 10
+	// firstWindow is how many of a response may be when nothing of it has been read: what clients that do not read can have
+	// the daemon keep.
+	firstWindow = 32 << 10
+	// maxWide is how many responses may have a Window at a time. For the others it stays the first.
+	maxWide = 256
 	// MaxStreams is how many requests a connection carries at a time.
 	MaxStreams = 4096
 	// MaxHead is the size of the head of a request or a response, as it is encoded.

@@ -62,7 +62,7 @@ var (
 func newIncoming(v *server, id uint32, head, body []byte, complete bool) *Incoming {
 	m := memories.Get().(*memory)
 	m.raw = append(m.raw[:0], head...)
-	s := &Incoming{server: v, id: id, wake: make(chan struct{}, 1), memory: m, complete: complete, credit: Window, out: m.out[:0]}
+	s := &Incoming{server: v, id: id, wake: make(chan struct{}, 1), memory: m, complete: complete, credit: firstWindow, out: m.out[:0]}
 	s.Header = m.header
 	if len(body) > 0 {
 		s.in.write(body)

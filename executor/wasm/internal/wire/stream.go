@@ -32,6 +32,7 @@ type stream struct {
 	head    []byte // of the response
 	body    ring   // of the response, as far as it was not read
 	result  []byte
+	window  int     // bytes of the response that may be under way, or not read yet
 	credit  int     // bytes that the worker may send
 	owed    int     // bytes that were read, and no credit was given for
 	sender  *sender // of the request's body; nil until the guest asks for it
@@ -51,13 +52,16 @@ func (s *stream) begin(r *Request) uint32 {
 	s.open, s.closing, s.left, s.headed = true, false, false, false
 	s.result = s.result[:0]
 	s.request, s.sender = r, nil
-	s.credit, s.owed = Window, 0
+	s.window, s.credit, s.owed = firstWindow, firstWindow, 0
 	return s.id
 }
 
 // end gives up what the request had and s for the next. The caller holds mu.
 func (s *stream) end() {
 	s.timer.Stop()
+	if s.window == Window {
+		s.conn.narrow()
+	}
 	s.open, s.request, s.sender = false, nil, nil
 	s.body.release()
 	s.buf, s.head, s.result = keep(s.buf), keep(s.head), keep(s.result)
@@ -121,8 +125,11 @@ func (s *stream) take(f *frame) error {
 
 // consumed counts n bytes as read, and tells how much credit to give for what has been. The caller holds mu.
 func (s *stream) consumed(n int) (credit int) {
-	if s.owed += n; s.owed < Window/4 || !s.open {
+	if s.owed += n; s.owed < s.window/4 || !s.open {
 		return 0
+	}
+	if s.window < Window && s.conn.widen() { // somebody reads
+		s.owed, s.window = s.owed+Window-s.window, Window
 	}
 	credit, s.owed = s.owed, 0
 	s.credit += credit

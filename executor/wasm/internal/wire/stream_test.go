@@ -82,6 +82,53 @@ func TestLarge(t *testing.T) {
 	}
 }
 
+// TestWindows: what the daemon keeps of answers that nobody reads, or no longer, is bounded.
+func TestWindows(t *testing.T) {
+	part := make([]byte, 2*Window)
+	c := connect(t, handler{serve: func(s *Incoming) {
+		_ = s.Respond(200, nil, -1)
+		_, _ = s.Write(part)
+		s.End(Usage{}, nil)
+	}})
+	kept := func() (sum int) {
+		for i := range c.slot {
+			if s := c.slot[i].Load(); s != nil {
+				s.mu.Lock()
+				sum += s.body.size
+				s.mu.Unlock()
+			}
+		}
+		return sum
+	}
+	const n = maxWide + 10
+	var answers []*Exchange
+	for range n {
+		x, err := c.Do(t.Context(), 1, get("/"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers = append(answers, x)
+	}
+	within(t, "no more comes that nobody reads", func() bool { return kept() == n*firstWindow })
+	for _, x := range answers {
+		if _, err := io.ReadFull(x, part[:firstWindow]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	within(t, "more comes to some", func() bool { return kept() == maxWide*Window+(n-maxWide)*firstWindow })
+	for _, x := range answers {
+		if rest, err := io.Copy(io.Discard, x); rest != 2*Window-firstWindow || err != nil {
+			t.Errorf("%d bytes, %v", rest, err)
+		}
+		if err := x.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if wide := c.wide.Load(); wide != 0 {
+		t.Errorf("%d windows are not given back", wide)
+	}
+}
+
 // TestSlow holds a writer back whose reader does not read, both ways.
 func TestSlow(t *testing.T) {
 	var written atomic.Int64
@@ -106,7 +153,7 @@ func TestSlow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	within(t, "the window is used", func() bool { return written.Load() == Window/1000*1000 })
+	within(t, "the window is used", func() bool { return written.Load() == firstWindow/1000*1000 })
 	// Others are none the wiser.
 	y, err := c.Do(t.Context(), 1, get("/"))
 	if err != nil {
