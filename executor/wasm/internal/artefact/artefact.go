@@ -17,8 +17,6 @@ import (
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
 	"golang.org/x/sys/cpu"
-
-	"lambent/executor/wasm/internal/module"
 )
 
 // Features are what modules may use of WebAssembly: version 2.0, tail calls and extended constant expressions. Package
@@ -32,7 +30,7 @@ func Config(cache wazero.CompilationCache) wazero.RuntimeConfig {
 }
 
 // pipeline is the version of what package compile makes of a module.
-const pipeline = 2
+const pipeline = 3
 
 // Version tells artefacts of other versions and processors apart: those of another one are of no use. It has what the
 // engine's disk cache makes its keys of, see fileCacheKey and CpuFeatures in wazero's source.
@@ -59,22 +57,15 @@ const (
 
 // Meta says what an artefact holds.
 type Meta struct {
-	Kind   string   `json:"kind"`            // abi.Kind
-	Native string   `json:"native"`          // path of the native code in the folder of the engine's disk cache
-	Image  bool     `json:"image"`           // memory starts as the image; else the module has its data segments
-	Init   []string `json:"init,omitempty"`  // functions that a fresh instance runs first, in order; none with an image
-	Pages  uint32   `json:"pages"`           // of memory of a pristine instance
-	Max    uint32   `json:"max"`             // pages that the module lets its memory grow to
-	Epoch  string   `json:"epoch"`           // export name of the epoch global
-	Fresh  []string `json:"fresh,omitempty"` // why no instance can be reset: each request needs a fresh one
-	// Globals are the mutable numbers of a pristine instance, besides the epoch.
-	Globals []Global `json:"globals,omitempty"`
-}
-
-// Global is an exported mutable global and the bits of its value.
-type Global struct {
-	module.Global
-	Value uint64 `json:"value,string"`
+	Kind     string   `json:"kind"`            // abi.Kind
+	Native   string   `json:"native"`          // path of the native code in the folder of the engine's disk cache
+	Image    bool     `json:"image"`           // memory starts as the image; else the module has its data segments
+	Init     []string `json:"init,omitempty"`  // functions that a fresh instance runs first, in order; none with an image
+	Pages    uint32   `json:"pages"`           // of memory of a pristine instance
+	Max      uint32   `json:"max"`             // pages that the module lets its memory grow to
+	Overhead int64    `json:"overhead"`        // bytes that an instance takes besides its memory
+	Epoch    string   `json:"epoch"`           // export name of the epoch global
+	Fresh    []string `json:"fresh,omitempty"` // why no instance can be reset: each request needs a fresh one
 }
 
 // Files are an artefact's open files.

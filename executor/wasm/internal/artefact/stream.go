@@ -150,7 +150,7 @@ func readHead(r io.Reader) (h head, err error) {
 	if h.Error != nil {
 		return h, refusal(h.Error)
 	}
-	if h.Meta == nil || h.Meta.Pages > maxPages || h.Module < 0 || h.Module > module.MaxSize || h.Native < 0 || h.Native > maxNative {
+	if h.Meta == nil || h.Meta.Pages > maxPages || h.Meta.Overhead < 0 || h.Meta.Overhead > maxNative || h.Module < 0 || h.Module > module.MaxSize || h.Native < 0 || h.Native > maxNative {
 		return h, errors.New("the compiler names sizes that cannot be")
 	}
 	end := int64(0)

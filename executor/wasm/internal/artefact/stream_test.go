@@ -98,6 +98,7 @@ func hostile(t testing.TB) map[string][]byte {
 		"a negative size":    of(head{Meta: &Meta{}, Native: -1}),
 		"large native code":  of(head{Meta: &Meta{}, Native: maxNative + 1}),
 		"many pages":         of(head{Meta: &Meta{Image: true, Pages: maxPages + 1}}),
+		"less than nothing":  of(head{Meta: &Meta{Overhead: -1}}),
 		"parts of no image":  of(head{Meta: &Meta{Pages: 2}, Image: [][2]int64{{0, 1}}}, 'a'),
 		"a part outside":     of(head{Meta: image, Image: [][2]int64{{2 * module.PageSize, 1}}}, 'a'),
 		"a part that wraps":  of(head{Meta: image, Image: [][2]int64{{1, 1<<63 - 1}}}),

@@ -77,6 +77,7 @@ func compile(ctx context.Context, wasm []byte, o Options) (a *artefact.Artefact,
 	defer func() { err = errors.Join(err, compiled.Close(ctx)) }()
 	a = &artefact.Artefact{Meta: artefact.Meta{
 		Kind: string(kind), Epoch: in.Epoch, Pages: facts.Memory.Min, Max: facts.Memory.Max, Fresh: facts.Stateful,
+		Overhead: facts.Overhead,
 	}}
 	snapshot, image, err := initialise(ctx, compiled, in, kind, init, o)
 	if err != nil {
@@ -88,9 +89,6 @@ func compile(ctx context.Context, wasm []byte, o Options) (a *artefact.Artefact,
 		a.Meta.Init = init
 	} else {
 		a.Image, a.Meta.Pages, a.Meta.Image = image, snapshot.Pages, true
-		for i, g := range in.Globals {
-			a.Meta.Globals = append(a.Meta.Globals, artefact.Global{Global: g, Value: snapshot.Globals[i]})
-		}
 	}
 	a.Module = result(in.Hollow())
 	found, err := shop.rename(ctx, in.Wasm, a.Module)

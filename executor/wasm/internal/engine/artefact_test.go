@@ -44,14 +44,12 @@ func compile(t testing.TB, wasm []byte, dir string) {
 	kind, err := abi.KindOf(facts)
 	check(t, err)
 	in := m.Instrument()
-	meta := artefact.Meta{Kind: string(kind), Epoch: in.Epoch, Fresh: facts.Stateful, Pages: facts.Memory.Min, Max: facts.Memory.Max}
+	meta := artefact.Meta{Kind: string(kind), Epoch: in.Epoch, Fresh: facts.Stateful, Pages: facts.Memory.Min, Max: facts.Memory.Max,
+		Overhead: facts.Overhead}
 	baked, image := in.Wasm, []byte(nil)
 	if len(facts.Stateful) == 0 {
 		var snapshot module.Snapshot
 		image, snapshot = snap(t, in, kind)
-		for i, g := range in.Globals {
-			meta.Globals = append(meta.Globals, artefact.Global{Global: g, Value: snapshot.Globals[i]})
-		}
 		meta.Image, meta.Pages = true, snapshot.Pages
 		baked = in.Bake(snapshot)
 	} else {

@@ -40,7 +40,7 @@ func (p *Program) instantiate(ctx context.Context) (*instance, error) {
 	}
 	in := &instance{program: p}
 	var err error
-	if in.memory, err = newMemory(p.image, p.reserve, &e.memory); err != nil {
+	if in.memory, err = newMemory(p.image, p.reserve, p.meta.Overhead, &e.memory); err != nil {
 		e.maps.give(instanceMaps)
 		return nil, errorf(Capacity, "%w", err)
 	}
@@ -118,9 +118,6 @@ func (in *instance) call(ctx context.Context, f api.Function) error {
 	}
 	return err
 }
-
-// maxRefs is how many references to functions a guest may make while it runs: wazero keeps each for as long as the instance.
-const maxRefs = 1 << 16
 
 // made is how many references to functions the guest has made.
 func (in *instance) made() int { return len(*in.parts.refs) - in.refs }

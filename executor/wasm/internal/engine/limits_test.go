@@ -157,8 +157,12 @@ func TestBudget(t *testing.T) {
 		t.Fatalf("%q, %v", got, err)
 	}
 	e.tidy(e.now() + idleClean + time.Second)
-	if used := e.memory.used.Load(); used != 0 {
-		t.Fatalf("%d bytes are charged after a while", used)
+	idle := int64(0)
+	for _, p := range []*Program{p, other} {
+		idle += int64(len(p.parked)) * p.meta.Overhead
+	}
+	if used := e.memory.used.Load(); used != idle {
+		t.Fatalf("%d bytes are charged after a while, not %d", used, idle)
 	}
 }
 

@@ -14,15 +14,17 @@ type memory struct {
 	budget  *budget
 	base    []byte
 	size    int   // bytes that the guest has
+	heap    int64 // bytes that the instance takes besides
 	charged int64 // to the budget
 	starved bool  // the guest has asked for more than it may have
 	usual   int   // pages that the first call after a drop wrote; 0: there was none yet
 	written int   // pages that are the process's own since the last reset
 }
 
-// newMemory maps a memory that can grow to reserve bytes, at least as many as the image has.
-func newMemory(im *image, reserve int, b *budget) (*memory, error) {
-	m := &memory{image: im, budget: b}
+// newMemory maps a memory that can grow to reserve bytes, at least as many as the image has, for an instance that takes
+// heap bytes besides.
+func newMemory(im *image, reserve int, heap int64, b *budget) (*memory, error) {
+	m := &memory{image: im, heap: heap, budget: b}
 	if reserve == 0 {
 		return m, nil
 	}
@@ -52,7 +54,7 @@ func (m *memory) Reallocate(size uint64) []byte {
 		m.starved = true
 		return nil
 	}
-	if more := int64(size) + stackLimit - m.charged; more > 0 && int(size) > m.size {
+	if more := m.need(int(size)) - m.charged; more > 0 && int(size) > m.size {
 		if !m.budget.take(more) {
 			m.starved = true
 			return nil
@@ -73,9 +75,12 @@ func (m *memory) Free() {
 	}
 }
 
-// charge takes what the guest can write without a word to us: all it has at the start, and its stack.
+// need is what a guest with size bytes of memory can write without a word to us, its stack too.
+func (m *memory) need(size int) int64 { return int64(size) + stackLimit + m.heap }
+
+// charge takes what the guest needs at the start.
 func (m *memory) charge() bool {
-	more := int64(m.image.size) + stackLimit - m.charged
+	more := m.need(m.image.size) - m.charged
 	if more <= 0 {
 		return true
 	}
@@ -164,7 +169,8 @@ func (m *memory) drop(size int) error {
 	return nil
 }
 
-func (m *memory) recharge(to int64) {
+func (m *memory) recharge(written int64) {
+	to := written + m.heap
 	m.budget.give(m.charged - to)
 	m.charged = to
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lambent/executor/wasm/internal/abi"
+	"lambent/executor/wasm/internal/module"
 )
 
 // Limits bound one call.
@@ -259,9 +260,7 @@ func (r *run) yield() {
 	if end := r.over(now); end != nil {
 		panic(end)
 	}
-	if r.in.made() > maxRefs {
-		panic(&ended{Memory, "the guest makes references to functions without end"})
-	}
+	r.checkRefs()
 	token := r.token
 	r.engine.ticker.off(token) // it may be another's at once
 	if !r.engine.tokens.turn(&r.waiter, token) {
@@ -274,8 +273,17 @@ func (r *run) yield() {
 	}
 }
 
+// checkRefs ends a guest that has made more references to functions than it is charged for: wazero keeps each for as long as
+// the instance.
+func (r *run) checkRefs() {
+	if r.in.made() > module.MaxRefs {
+		panic(&ended{Memory, "the guest makes references to functions without end"})
+	}
+}
+
 // block runs what may wait, without the token.
 func (r *run) block(wait func()) {
+	r.checkRefs()
 	r.release()
 	wait()
 	end := r.acquire()

@@ -58,7 +58,7 @@ func (m *Module) functionIndex(r *reader, w *rewriter) {
 // body reads a function's locals and instructions. Only encodings that leave no choice are let through: if the engine
 // took a byte for another instruction than this walk does, a loop could hide from its check.
 func (m *Module) body(r *reader, w *rewriter, f uint32) {
-	locals := uint64(0)
+	locals, refs := uint64(0), 0
 	for range r.count(MaxLocals, "groups of locals") {
 		from := r.at
 		if locals += uint64(r.u32("the number of locals")); locals > MaxLocals {
@@ -117,7 +117,11 @@ func (m *Module) body(r *reader, w *rewriter, f uint32) {
 			r.skip(8, "an f64.const")
 		case 0xd0: // ref.null
 			r.refType("a null reference")
-		case 0xd2: // ref.func
+		case 0xd2: // ref.func: the engine keeps what it makes, and asks for no check in between
+			m.makesRefs = true
+			if refs++; refs > MaxRefs {
+				fail(from, "function %d has more than %d references to functions", f, MaxRefs)
+			}
 			m.functionIndex(r, w)
 		case 0xfc:
 			if r.at < len(r.src) && r.src[r.at] >= 8 { // it takes as long as the memory or table is large

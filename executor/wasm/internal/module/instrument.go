@@ -59,7 +59,7 @@ func (m *Module) Instrument() *Instrumented {
 	in.sections[secExport] = in.encodeExports()
 	if s := m.sections[secElement]; s != nil {
 		r, w := m.rewrite(s)
-		m.elements(r, w)
+		m.readElements(r, w)
 		w.copyTo(r, r.at)
 		in.sections[secElement] = w.out
 	}

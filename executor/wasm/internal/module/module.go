@@ -25,6 +25,7 @@ const (
 	MaxLocals    = 50_000    // variables of a function, parameters aside
 	MaxBody      = 7_654_321 // bytes of a function
 	MaxDepth     = 50_000    // of nested blocks
+	MaxRefs      = 1 << 16   // references to functions that an instance may make while it runs, and in a function's code
 	MaxBranches  = 65520     // targets of one br_table
 	MaxName      = 4096      // bytes of the name of an import or export
 	maxPages     = 65536     // of a memory
@@ -120,8 +121,10 @@ type Facts struct {
 	Memory  *Memory // nil: it has none
 	Start   bool    // it has a start function
 	// Stateful lists, in words for people, what the module can change and nobody can put back from outside: tables,
-	// dropped segments, globals that hold references or vectors. Empty: memory and Exposed globals are all its state.
+	// dropped segments, globals that hold references or vectors, of which it names one. Empty: memory and Exposed globals
+	// are all its state.
 	Stateful []string
+	Overhead int64 // bytes on the heap of the engine's process that an instance takes at most, besides its memory
 }
 
 // Export finds an export by its name and kind.
@@ -142,6 +145,6 @@ const (
 
 // Global is a mutable global that an instrumented module exports.
 type Global struct {
-	Name string    `json:"name"` // of the export
-	Type ValueType `json:"type"`
+	Name string // of the export
+	Type ValueType
 }

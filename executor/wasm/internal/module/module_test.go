@@ -95,6 +95,7 @@ func TestRefused(t *testing.T) {
 		{"no code", "1 functions are declared and 0", "", Module(Section(1, Vec(Func("", ""))), Section(3, []byte{1, 0}))},
 		{"a million variables", "50000 local", "", Command([][]byte{function(slices.Concat(Vec(append(U32(1_000_000), 0x7f)), []byte{0x0b}))})},
 		{"a million branches", "more than 65520", "", code(append(append([]byte{0x41, 0, 0x0e}, U32(1_000_000)...), make([]byte, 1_000_001)...)...)},
+		{"references without end", "more than 65536 references", "", code(bytes.Repeat([]byte{0xd2, 0, 0x1a}, 65537)...)},
 		{"blocks in blocks", "deeper than", "", code(append(bytes.Repeat([]byte{2, 0x40}, 100_000), bytes.Repeat([]byte{0x0b}, 100_000)...)...)},
 		{"long function", "larger than", "", code(make([]byte, module.MaxBody)...)},
 		{"many functions", "more than", "", Module(Section(1, Vec(Func("", ""))), Section(3, append(U32(200_000), make([]byte, 200_000)...)))},

@@ -45,9 +45,12 @@ type Module struct {
 	globals    []global
 	exports    []export
 	start      *uint32
+	elements   uint32 // of all segments
+	segments   uint32 // of elements
 	bodies     uint32
 	data       []segment
 	usesData   bool // some instruction names a data segment
+	makesRefs  bool // some instruction makes a reference to a function
 	names      []functionName
 
 	stateful map[string]uint32 // what can change besides memory and numbers: instruction and first function
@@ -174,7 +177,7 @@ func (m *Module) section(id byte, s *reader) {
 		}
 		m.start = &f
 	case secElement:
-		m.elements(s, nil)
+		m.readElements(s, nil)
 	case secDataCount:
 		s.u32("the number of data segments")
 	case secCode:
@@ -334,11 +337,11 @@ func (m *Module) readExports(s *reader) {
 	}
 }
 
-// elements reads all element segments. Their eight forms are one: bit 0 says not active, bit 1 that a table or type is
+// readElements reads all element segments. Their eight forms are one: bit 0 says not active, bit 1 that a table or type is
 // written, bit 2 that expressions stand in the place of function indices.
-func (m *Module) elements(s *reader, w *rewriter) {
-	total := uint32(0)
-	for range s.count(MaxSegments, "element segments") {
+func (m *Module) readElements(s *reader, w *rewriter) {
+	m.segments, m.elements = s.count(MaxSegments, "element segments"), 0
+	for range m.segments {
 		from := s.at
 		flags := s.u32("an element segment")
 		if flags > 7 {
@@ -358,7 +361,7 @@ func (m *Module) elements(s *reader, w *rewriter) {
 			}
 		}
 		count := s.count(MaxElements, "elements")
-		if total += count; total > MaxElements {
+		if m.elements += count; m.elements > MaxElements {
 			fail(from, "the element segments hold more than %d elements", MaxElements)
 		}
 		for range count {
@@ -423,7 +426,7 @@ func (m *Module) custom(s *reader) {
 
 // Facts tells about the module.
 func (m *Module) Facts() Facts {
-	f := Facts{Imports: m.imports, Memory: m.memory, Start: m.start != nil}
+	f := Facts{Imports: m.imports, Memory: m.memory, Start: m.start != nil, Overhead: m.overhead()}
 	for _, e := range m.exports {
 		out := Export{Name: e.name, Kind: e.kind}
 		if e.kind == KindFunc {
@@ -438,9 +441,30 @@ func (m *Module) Facts() Facts {
 	for i, g := range m.globals {
 		if g.mutable && !g.typ.Number() {
 			f.Stateful = append(f.Stateful, fmt.Sprintf("global %d is a variable of type %s", i, g.typ))
+			break // there may be thousands
 		}
 	}
 	return f
+}
+
+// overhead adds up, in bytes, what the engine keeps of each thing for every instance: see wazero's GlobalInstance,
+// TableInstance and functionInstance, the last of which there is one of for every reference to a function.
+func (m *Module) overhead() int64 {
+	const typ, imported, global, table, element, segment, reference, made = 4, 64, 144, 256, 8, 24, 8, 48
+	sum := typ*len(m.types) + imported*len(m.imports) + global*len(m.globals) + segment*(int(m.segments)+len(m.data)) +
+		(made+element)*int(m.elements)
+	_, grow := m.stateful["table.grow"]
+	for _, t := range m.tables {
+		size := t.min
+		if grow {
+			size = t.max
+		}
+		sum += table + reference*int(size)
+	}
+	if m.makesRefs {
+		sum += made * MaxRefs
+	}
+	return int64(sum)
 }
 
 func (m *Module) typeOf(f uint32) uint32 {
