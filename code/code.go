@@ -219,8 +219,8 @@ func failure(err error) error {
 	return err
 }
 
-// checkReserve gives storage_full when fewer than need bytes are free above the reserve.
-func (s *Store) checkReserve(need int64) error {
+// Space gives storage_full when fewer than need bytes are free above the reserve.
+func (s *Store) Space(need int64) error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(s.opts.Dir, &fs); err != nil {
 		return fmt.Errorf("statfs %s: %w", s.opts.Dir, err)
@@ -252,7 +252,7 @@ func (s *Store) create() (*tempFile, error) {
 
 func (f *tempFile) Write(p []byte) (int, error) {
 	if f.written+int64(len(p)) > f.checked {
-		if err := f.store.checkReserve(checkEvery); err != nil {
+		if err := f.store.Space(checkEvery); err != nil {
 			return 0, err
 		}
 		f.checked = f.written + int64(len(p)) + checkEvery

@@ -81,7 +81,7 @@ func (s *Store) unpack(digest, path string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.checkReserve(info.Size()); err != nil {
+	if err := s.Space(info.Size()); err != nil {
 		return err
 	}
 	temp, err := os.MkdirTemp(s.tmp, s.mine+"tree-")

@@ -205,7 +205,7 @@ func (n *node) openEngine() error {
 	n.runner = tier
 	n.tiers = tiers{lambent.TierProcess: tier, lambent.TierBuiltin: builtin.New()}
 	n.warn(tier)
-	modules, err := wasm.New(wasm.Options{Dir: n.cfg.path("wasm"), Sandbox: tier, Has: n.code.Has, Logger: n.log})
+	modules, err := wasm.New(wasm.Options{Dir: n.cfg.path("wasm"), Sandbox: tier, Has: n.code.Has, Space: n.code.Space, Logger: n.log})
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -15,6 +16,7 @@ import (
 	"lambent/executor"
 	"lambent/executor/wasm/internal/artefact"
 	"lambent/executor/wasm/internal/compile"
+	"lambent/executor/wasm/internal/module"
 	"lambent/internal/sandbox"
 )
 
@@ -33,13 +35,18 @@ func (e *Executor) compile(ctx context.Context, m source, to string) error {
 	out, in := io.Pipe()
 	received := make(chan error, 1)
 	go func() {
-		err := artefact.Receive(out, to)
+		err := artefact.Receive(out, to, func(meta *artefact.Meta, size int64) error {
+			if int64(meta.Pages)*module.PageSize > m.memory {
+				return errors.New("the compiler has given the module more memory than it may have")
+			}
+			return e.space(size)
+		})
 		out.CloseWithError(errors.Join(err, io.ErrClosedPipe)) // what comes after it ends the compiler
 		received <- err
 	}()
 	var said said
 	exit, err := e.sandbox.Run(ctx, executor.Job{
-		ID: lambent.NewID(), Namespace: m.namespace, Argv: []string{compilerName, path.Join(sandbox.CodeDir, m.name), m.warmup},
+		ID: lambent.NewID(), Namespace: m.namespace, Argv: []string{compilerName, path.Join(sandbox.CodeDir, m.name), m.warmup, strconv.FormatInt(m.memory, 10)},
 		Program: e.program, Dir: m.dir, Memory: compilerMemory, CPU: 1000 * runtime.NumCPU(), Pids: compilerPids,
 		Output: in, Log: said.add,
 	})
@@ -65,12 +72,17 @@ func (e *Executor) compile(ctx context.Context, m source, to string) error {
 	return nil
 }
 
-// compileOne is a compiler: its arguments are the module's path, and the warm-up request.
+// compileOne is a compiler: its arguments are the module's path, the warm-up request, and how many bytes of memory the
+// module may have.
 func compileOne() error {
-	if len(os.Args) != 3 {
-		return errors.New("a compiler has two arguments")
+	if len(os.Args) != 4 {
+		return errors.New("a compiler has three arguments")
 	}
-	code := compile.Main(os.Args[1], compile.Options{Warmup: os.Args[2]}, compile.Limits{}, os.NewFile(executor.JobOutput, "output"))
+	memory, err := strconv.ParseInt(os.Args[3], 10, 64)
+	if err != nil {
+		return err
+	}
+	code := compile.Main(os.Args[1], compile.Options{Warmup: os.Args[2], Memory: memory}, compile.Limits{}, os.NewFile(executor.JobOutput, "output"))
 	os.Exit(code)
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 	"lambent"
 	"lambent/executor"
 	"lambent/executor/wasm/internal/artefact"
+	"lambent/executor/wasm/internal/compile"
 	"lambent/executor/wasm/internal/module"
 	"lambent/executor/wasm/internal/wire"
 	"lambent/internal/redact"
@@ -103,6 +104,7 @@ func (e *Executor) load(ctx context.Context, spec executor.Spec, digest [sha256.
 	}()
 	m := source{
 		namespace: rev.Namespace, code: rev.Code, dir: spec.CodeDir, name: rev.Settings.Handler, digest: digest, warmup: rev.Settings.Warmup,
+		memory: min(int64(rev.Settings.Memory)<<20, compile.MaxMemory),
 	}
 	files, err := e.store.get(ctx, m)
 	if err != nil {
@@ -124,10 +126,6 @@ func (e *Executor) load(ctx context.Context, spec executor.Spec, digest [sha256.
 	in.used.Store(given.UnixNano())
 	if in.size, err = sizeOf(files); err != nil {
 		return nil, err
-	}
-	if need := int64(files.Meta.Pages) * module.PageSize; need > int64(rev.Settings.Memory)<<20 {
-		return nil, lambent.Errorf(lambent.CodeMemoryExceeded, "the module begins with %d KiB of memory, its limit is %d MiB", need>>10, rev.Settings.Memory).
-			WithHint("raise memory in its settings, or have the compiler give it less")
 	}
 	if err := e.register(in); err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 	"lambent"
 	"lambent/executor"
 	"lambent/executor/wasm/internal/artefact"
+	"lambent/executor/wasm/internal/moduletest"
 )
 
 // TestRequestsEndAlone has requests fail in many ways: the instance serves the next, which sees nothing of them.
@@ -171,5 +172,38 @@ func TestDamagedArtefact(t *testing.T) {
 	}
 	if text := b.start(t, "default", nil).get(t, "/"); text != "hello\n" {
 		t.Errorf("the one made again says %q", text)
+	}
+}
+
+// TestDiskIsSpared has artefacts that are too large: nothing of them is kept.
+func TestDiskIsSpared(t *testing.T) {
+	b := newBed(t, "")
+	fill := moduletest.Command([][]byte{moduletest.Body(), moduletest.Body( // 512 MiB
+		0x41, 0xff, 0x3f, 0x40, 0, 0x1a, 0x41, 0, 0x41, 1, 0x41, 0x80, 0x80, 0x80, 0x80, 2, 0xfc, 11, 0)},
+		moduletest.Section(5, []byte{1, 0, 1}), moduletest.Section(8, []byte{1}))
+	bomb := t.TempDir()
+	if err := errors.Join(os.Chmod(bomb, 0o755), os.WriteFile(filepath.Join(bomb, "fixture.wasm"), fill, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	full := lambent.Errorf(lambent.CodeStorageFull, "as a test")
+	for _, c := range []struct {
+		name   string
+		code   string
+		memory int
+		space  error
+		want   lambent.Code
+	}{
+		{"more than its memory", bomb, 128, nil, lambent.CodeStartFailed},
+		{"a large image", bomb, 1024, nil, lambent.CodeStartFailed},
+		{"a full disk", hello(t), 128, full, lambent.CodeStorageFull},
+	} {
+		b.space = func(int64) error { return c.space }
+		_, err := b.try(t, c.code, revision(t, "default", func(s *lambent.Settings) { s.Memory = c.memory }))
+		if !lambent.HasCode(err, c.want) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if left, err := os.ReadDir(filepath.Join(b.dir, "wasm", "default")); len(left) > 0 || err != nil {
+			t.Errorf("%s leaves %v, %v", c.name, left, err)
+		}
 	}
 }

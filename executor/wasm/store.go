@@ -48,6 +48,7 @@ type source struct {
 	name      string // of the module in it
 	digest    [sha256.Size]byte
 	warmup    string
+	memory    int64 // bytes that the module may have, compile.MaxMemory at most: what it does at its start depends on it
 }
 
 // making is an artefact that is being made.
@@ -80,7 +81,7 @@ func (s *store) close() {
 
 // path is where the artefact of a module is.
 func (s *store) path(m source) string {
-	key := sha256.Sum256(append(m.digest[:], m.warmup...))
+	key := sha256.Sum256(fmt.Appendf(m.digest[:], "%d %s", m.memory, m.warmup))
 	return filepath.Join(s.dir, m.namespace, s.prefix()+hex.EncodeToString(key[:16]))
 }
 

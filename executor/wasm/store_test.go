@@ -77,6 +77,8 @@ func TestArtefactsAreMadeOnce(t *testing.T) {
 	if n := made.Load(); n != 1 {
 		t.Errorf("it was made %d times", n)
 	}
+	large := sourceOf("one", "a", "x", "")
+	large.memory = 1
 	for _, c := range []struct {
 		what string
 		s    *store
@@ -89,7 +91,8 @@ func TestArtefactsAreMadeOnce(t *testing.T) {
 		{"another namespace", s, sourceOf("two", "a", "x", ""), 2},
 		{"another module", s, sourceOf("one", "a", "y", ""), 3},
 		{"another warm-up", s, sourceOf("one", "a", "x", "/warm"), 4},
-		{"another version", newStore(t, dir, "2", count), sourceOf("one", "a", "x", ""), 5},
+		{"another memory", s, large, 5},
+		{"another version", newStore(t, dir, "2", count), sourceOf("one", "a", "x", ""), 6},
 	} {
 		if c.s.must(t, c.m); made.Load() != c.made {
 			t.Errorf("%s: %d have been made, want %d", c.what, made.Load(), c.made)

@@ -34,6 +34,8 @@ type Options struct {
 	Logger  *slog.Logger // default: slog.Default
 	// Has tells whether a code bundle is still there; nil for yes. The artefacts of those that are not are removed.
 	Has func(code string) bool
+	// Space gives an error where so many bytes are too many for the disk of Dir; nil for none.
+	Space func(bytes int64) error
 	// Memory is what a worker may have, MiB; default: half of the machine's, at least 512.
 	Memory int
 }
@@ -51,6 +53,7 @@ type Executor struct {
 	sandbox   Sandbox
 	log       *slog.Logger
 	store     *store
+	space     func(bytes int64) error
 	program   *os.File        // this binary: workers are of the same one, whatever becomes of the file's name
 	void      string          // an empty folder
 	memory    int             // of a worker, MiB
@@ -80,6 +83,9 @@ const (
 // New makes an executor. It starts a worker where there are artefacts, and so functions that may be called.
 func New(o Options) (*Executor, error) {
 	o.Logger = cmp.Or(o.Logger, slog.Default())
+	if o.Space == nil {
+		o.Space = func(int64) error { return nil }
+	}
 	if o.Memory == 0 {
 		o.Memory = max(machineMemory()/2, 512)
 	}
@@ -88,7 +94,7 @@ func New(o Options) (*Executor, error) {
 		return nil, err
 	}
 	e := &Executor{
-		sandbox: o.Sandbox, log: o.Logger, memory: o.Memory, idleTime: idleTime, room: int64(o.Memory) << 20 / programs, void: filepath.Join(dir, ".empty"),
+		sandbox: o.Sandbox, log: o.Logger, space: o.Space, memory: o.Memory, idleTime: idleTime, room: int64(o.Memory) << 20 / programs, void: filepath.Join(dir, ".empty"),
 		instances: map[*instance]struct{}{}, workers: map[string]*seat{},
 	}
 	e.open, e.close = context.WithCancel(context.Background())

@@ -32,9 +32,12 @@ type head struct {
 	Image  [][2]int64     `json:"image,omitempty"`  // parts of the image that are not zero: offset and length, ascending
 }
 
+// MaxImage is how much of an image may be other than zero, bytes, in whole pages.
+const MaxImage = 128 << 20
+
 const (
 	maxHead   = 8 << 20
-	maxNative = 1 << 30
+	maxNative = 512 << 20
 	maxPages  = 1 << 16
 	maxText   = 8 << 10 // bytes of a text in an error
 	part      = module.PageSize
@@ -43,21 +46,36 @@ const (
 
 // Send writes the artefact.
 func (a *Artefact) Send(w io.Writer) error {
-	h := head{Meta: &a.Meta, Module: int64(len(a.Module)), Native: int64(len(a.Native))}
-	for at := 0; at < len(a.Image); at += part {
-		if !zero(a.Image[at : at+part]) {
-			if n := len(h.Image); n > 0 && h.Image[n-1][0]+h.Image[n-1][1] == int64(at) {
-				h.Image[n-1][1] += part
-			} else {
-				h.Image = append(h.Image, [2]int64{int64(at), part})
-			}
-		}
-	}
+	h := head{Meta: &a.Meta, Module: int64(len(a.Module)), Native: int64(len(a.Native)), Image: written(a.Image)}
 	contents := [][]byte{a.Module, a.Native}
 	for _, p := range h.Image {
 		contents = append(contents, a.Image[p[0]:p[0]+p[1]])
 	}
 	return send(w, h, contents)
+}
+
+// written gives the parts of an image that are not zero.
+func written(image []byte) (parts [][2]int64) {
+	for at := 0; at < len(image); at += part {
+		if !zero(image[at : at+part]) {
+			if n := len(parts); n > 0 && parts[n-1][0]+parts[n-1][1] == int64(at) {
+				parts[n-1][1] += part
+			} else {
+				parts = append(parts, [2]int64{int64(at), part})
+			}
+		}
+	}
+	return parts
+}
+
+// Kept tells how much of the image is other than zero, see [MaxImage].
+func (a *Artefact) Kept() int64 { return sum(written(a.Image)) }
+
+func sum(parts [][2]int64) (n int64) {
+	for _, p := range parts {
+		n += p[1]
+	}
+	return n
 }
 
 // SendError writes why there is no artefact.
@@ -89,13 +107,19 @@ func zero(b []byte) bool {
 
 var zeros [block]byte
 
-// Receive writes the artefact that r brings into the folder dir, and syncs nothing. A *lambent.Error is what the
-// compiler says of the module; other errors are the compiler's or this machine's.
-func Receive(r io.Reader, dir string) error {
+// Receive writes the artefact that r brings into the folder dir, and syncs nothing. Before it writes anything it has accept,
+// unless that is nil, see what will come and how many bytes it takes at most; an error of that is its own. A *lambent.Error
+// else is what the compiler says of the module; other errors are the compiler's or this machine's.
+func Receive(r io.Reader, dir string, accept func(m *Meta, size int64) error) error {
 	in := bufio.NewReaderSize(r, 64<<10)
 	h, err := readHead(in)
 	if err != nil {
 		return err
+	}
+	if accept != nil {
+		if err := accept(h.Meta, h.Module+h.Native+sum(h.Image)); err != nil {
+			return err
+		}
 	}
 	text, err := json.Marshal(h.Meta)
 	if err != nil {
@@ -159,6 +183,9 @@ func readHead(r io.Reader) (h head, err error) {
 			return h, errors.New("the compiler names parts of an image that cannot be")
 		}
 		end = p[0] + p[1]
+	}
+	if sum(h.Image) > MaxImage {
+		return h, errors.New("the compiler names an image that is too large")
 	}
 	return h, nil
 }

@@ -43,7 +43,7 @@ func TestStream(t *testing.T) {
 		t.Errorf("the stream has %d bytes: it carries zeros", n)
 	}
 	dir := t.TempDir()
-	check(t, Receive(&stream, dir))
+	check(t, Receive(&stream, dir, nil))
 	files, err := Open(dir)
 	check(t, err)
 	defer files.Close()
@@ -71,7 +71,7 @@ func TestOpenIncomplete(t *testing.T) {
 	dir := t.TempDir()
 	var stream bytes.Buffer
 	check(t, sample().Send(&stream))
-	check(t, Receive(&stream, dir))
+	check(t, Receive(&stream, dir, nil))
 	check(t, os.Remove(filepath.Join(dir, NativeFile)))
 	if _, err := Open(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
@@ -113,7 +113,7 @@ func hostile(t testing.TB) map[string][]byte {
 func TestReceiveHostile(t *testing.T) {
 	for name, stream := range hostile(t) {
 		t.Run(name, func(t *testing.T) {
-			err := Receive(bytes.NewReader(stream), t.TempDir())
+			err := Receive(bytes.NewReader(stream), t.TempDir(), nil)
 			if own := (*lambent.Error)(nil); err == nil || errors.As(err, &own) {
 				t.Errorf("got %v", err)
 			}
@@ -127,7 +127,7 @@ func TestReceiveRefusal(t *testing.T) {
 	var stream bytes.Buffer
 	check(t, SendError(&stream, long))
 	var own *lambent.Error
-	if err := Receive(&stream, t.TempDir()); !errors.As(err, &own) || own.Code != long.Code || len(own.Message) > maxText ||
+	if err := Receive(&stream, t.TempDir(), nil); !errors.As(err, &own) || own.Code != long.Code || len(own.Message) > maxText ||
 		own.Hint != "h" || own.Trace != "t" || own.Fault != lambent.FaultFunction {
 		t.Errorf("got %.200v", err)
 	}
@@ -146,7 +146,7 @@ func FuzzReceive(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		dir := t.TempDir()
-		if Receive(bytes.NewReader(stream), dir) != nil {
+		if Receive(bytes.NewReader(stream), dir, nil) != nil {
 			return
 		}
 		files, err := Open(dir)

@@ -17,16 +17,16 @@ import (
 // Options say how to compile.
 type Options struct {
 	Warmup string                           // target of a request to run before the snapshot, as "/warm"; "" for none
-	Memory int64                            // bytes of linear memory that the initialisation may use; 0: 1 GiB
+	Memory int64                            // bytes of linear memory that the initialisation may use; 0: MaxMemory
 	Start  time.Duration                    // how long the initialisation may take; 0: 10 s
 	Dir    string                           // folder for temporary files; "": the system's
 	Log    func(stream string, line []byte) `json:"-"` // what the initialisation writes; nil: nobody reads it
 }
 
-const (
-	defaultMemory = 1 << 30
-	defaultStart  = 10 * time.Second
-)
+// MaxMemory is the most for [Options.Memory] that a compiler process has room for.
+const MaxMemory = 1 << 30
+
+const defaultStart = 10 * time.Second
 
 // Compile makes the artefact of a module. How long the engine's compiler takes nobody but Main bounds. Its error is a *lambent.Error: bundle_invalid for what is no valid module,
 // module_unsupported for one that cannot run here, start_failed when its initialisation fails, and internal. Main adds
@@ -43,7 +43,7 @@ func Compile(ctx context.Context, wasm []byte, o Options) (*artefact.Artefact, e
 
 func compile(ctx context.Context, wasm []byte, o Options) (a *artefact.Artefact, err error) {
 	if o.Memory == 0 {
-		o.Memory = defaultMemory
+		o.Memory = MaxMemory
 	}
 	if o.Start == 0 {
 		o.Start = defaultStart
@@ -90,6 +90,10 @@ func compile(ctx context.Context, wasm []byte, o Options) (a *artefact.Artefact,
 	} else {
 		a.Image, a.Meta.Pages, a.Meta.Image = image, snapshot.Pages, true
 	}
+	if n := a.Kept(); n > artefact.MaxImage {
+		return nil, lambent.Errorf(lambent.CodeStartFailed, "the module's initialisation leaves %d MiB of memory that is not zero, %d can be kept", n>>20, artefact.MaxImage>>20).
+			WithHint("compute large tables when they are needed")
+	}
 	a.Module = result(in.Hollow())
 	found, err := shop.rename(ctx, in.Wasm, a.Module)
 	if err == nil && !found {
@@ -110,7 +114,7 @@ func compile(ctx context.Context, wasm []byte, o Options) (a *artefact.Artefact,
 func check(facts module.Facts, kind abi.Kind, o Options) error {
 	if size := int64(facts.Memory.Min) * module.PageSize; size > o.Memory {
 		return unsupported("the module wants %d MiB of memory at its start, and it may have %d there", size>>20, o.Memory>>20).
-			WithHint("build it with a smaller initial memory; it can grow later")
+			WithHint("build it with a smaller initial memory, as it can grow later; or raise memory in its settings")
 	}
 	if o.Warmup == "" {
 		return nil

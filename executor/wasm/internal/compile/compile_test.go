@@ -131,7 +131,7 @@ func write(t *testing.T, wasm []byte, o Options) (*artefact.Artefact, string) {
 	var stream bytes.Buffer
 	must(t, a.Send(&stream))
 	dir := t.TempDir()
-	must(t, artefact.Receive(&stream, dir))
+	must(t, artefact.Receive(&stream, dir, nil))
 	return a, dir
 }
 
@@ -293,7 +293,7 @@ func process(t *testing.T, wasm []byte, o Options, l Limits) (string, error) {
 	must(t, err)
 	must(t, cmd.Start())
 	dir := t.TempDir()
-	received := artefact.Receive(out, dir)
+	received := artefact.Receive(out, dir, nil)
 	must(t, cmd.Wait())
 	return dir, received
 }

@@ -26,7 +26,7 @@ func TestSiblings(t *testing.T) {
 		dir := t.TempDir()
 		r, w := io.Pipe()
 		go func() { w.CloseWithError(a.Send(w)) }()
-		check(t, artefact.Receive(r, dir))
+		check(t, artefact.Receive(r, dir, nil))
 		files, err := artefact.Open(dir)
 		check(t, err)
 		programs[says], err = e.Load(t.Context(), files, wasmPage)

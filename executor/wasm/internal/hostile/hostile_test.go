@@ -90,7 +90,7 @@ func compileAll(dir string, numbers io.Reader) error {
 		r, w := io.Pipe()
 		go func() { w.CloseWithError(a.Send(w)) }()
 		to := filepath.Join(dir, lines.Text())
-		if err := errors.Join(os.Mkdir(to, 0o700), artefact.Receive(r, to)); err != nil {
+		if err := errors.Join(os.Mkdir(to, 0o700), artefact.Receive(r, to, nil)); err != nil {
 			return err
 		}
 		fmt.Println("ok")
