@@ -182,7 +182,8 @@ type ResponseWriter struct {
 	sent   bool
 }
 
-// WriteHeader sends the head with a status from 200 to 599. It is not needed for status 200.
+// WriteHeader sends the head with a status from 200 to 599. It is not needed for status 200. A NUL byte in the header is a
+// panic, as more fields could follow it.
 func (w *ResponseWriter) WriteHeader(status int) {
 	if w.sent {
 		panic("lambent: WriteHeader was called after the head was sent")
@@ -190,6 +191,9 @@ func (w *ResponseWriter) WriteHeader(status int) {
 	w.sent = true
 	var fields []byte
 	for _, f := range w.Header {
+		if strings.Contains(f.Name+f.Value, "\x00") {
+			panic("lambent: there is a NUL byte in a field of the header")
+		}
 		fields = append(append(append(append(fields, f.Name...), 0), f.Value...), 0)
 	}
 	hostRespond(int32(status), unsafe.Pointer(unsafe.SliceData(fields)), uint32(len(fields)))

@@ -112,9 +112,11 @@ impl Response {
         Response { status, fields: Vec::new() }
     }
 
-    /// Adds a field. A name or value that is none makes the answer a bad one.
+    /// Adds a field. A name or value that is none makes the answer a bad one; a NUL byte in it is a panic, as more fields
+    /// could follow it.
     pub fn header(mut self, name: &str, value: &str) -> Response {
         for text in [name, value] {
+            assert!(!text.contains('\0'), "lambent: there is a NUL byte in a field of the header");
             self.fields.extend_from_slice(text.as_bytes());
             self.fields.push(0);
         }

@@ -128,8 +128,12 @@ export class Response {
   /** The status is from 200 to 599. */
   constructor(public status: i32 = 200) {}
 
-  /** Adds a field. A name or value that is none makes the answer a bad one. */
+  /**
+   * Adds a field. A name or value that is none makes the answer a bad one; a NUL in it is an error, as more fields could
+   * follow it.
+   */
   header(name: string, value: string): Response {
+    if (name.includes("\0") || value.includes("\0")) throw new Error("lambent: there is a NUL byte in a field of the header");
     this.fields += name + "\0" + value + "\0";
     return this;
   }

@@ -194,6 +194,7 @@ func TestFailures(t *testing.T) {
 			{"/exit", []string{"Go", "C ", "Rust command"}, lambent.CodeHandlerError, "ended with exit code 3", "about to go"},
 			{"/panic", []string{"Go reactor", "C ", "Rust", "Assembly"}, lambent.CodeHandlerError, "trapped: unreachable", "on purpose"},
 			{"/panic", []string{"Go command"}, lambent.CodeHandlerError, "ended with exit code 2", "panic: on purpose"},
+			{"/inject", []string{"Go reactor", "Rust reactor", "Assembly"}, lambent.CodeHandlerError, "trapped: unreachable", "a NUL byte in a field"},
 			{"/fail", []string{"Rust reactor"}, lambent.CodeHandlerError, "trapped: unreachable", "the request failed: on purpose"},
 			{"/nothing", []string{"C reactor", "Rust reactor", "Assembly"}, lambent.CodeBadResponse, "ended without one", ""},
 			{"/pointer", []string{"C reactor"}, lambent.CodeHandlerError, "lambent_v1.write with 100 bytes at 0xfffffff0, beyond its memory", ""},

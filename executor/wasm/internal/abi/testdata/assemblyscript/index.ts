@@ -38,5 +38,7 @@ export function handle(): void {
     throw new Error("on purpose");
   } else if (r.path == "/bad") {
     new Response().header("A B", "c").send();
+  } else if (r.path == "/inject") {
+    new Response(303).header("Location", "/\0Set-Cookie\0id=1").send();
   }
 }

@@ -55,6 +55,9 @@ func answer(w *lambent.ResponseWriter, r *lambent.Request) {
 	case "/bad":
 		w.Header.Set("A B", "c")
 		w.WriteHeader(200)
+	case "/inject":
+		w.Header.Set("Location", "/\x00Set-Cookie\x00id=1")
+		w.WriteHeader(303)
 	case "/nothing":
 	}
 }

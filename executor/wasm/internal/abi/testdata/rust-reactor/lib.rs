@@ -39,6 +39,7 @@ fn answer(mut r: Request) -> std::io::Result<()> {
             panic!("on purpose");
         }
         "/bad" => Response::new(200).header("A B", "c").with(""),
+        "/inject" => Response::new(303).header("Location", "/\0Set-Cookie\0id=1").with(""),
         "/fail" => Err(std::io::Error::new(std::io::ErrorKind::Other, "on purpose")),
         _ => Ok(()),
     }
