@@ -52,7 +52,8 @@ func appendField(b []byte, name, value string) []byte {
 
 func appendString(b []byte, s string) []byte {
 	for i := range len(s) {
-		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+		switch c := s[i]; {
+		case c < ' ', c >= 0x7f, c == '"', c == '\\', c == '<', c == '>', c == '&':
 			return append(b, marshal(s)...)
 		}
 	}

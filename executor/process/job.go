@@ -19,6 +19,7 @@ var _ executor.Runner = (*Executor)(nil)
 
 // Run implements executor.Runner. To the sandbox a job is an instance that nobody sends requests to.
 func (e *Executor) Run(ctx context.Context, job executor.Job) (lambent.Exit, error) {
+	defer job.Socket.Close()
 	if e.away != nil {
 		return lambent.Exit{}, e.away
 	}
@@ -31,7 +32,6 @@ func (e *Executor) Run(ctx context.Context, job executor.Job) (lambent.Exit, err
 	defer e.starts.Done()
 	var output *os.File
 	defer func() { output.Close() }()
-	defer job.Socket.Close()
 	p := program{argv: job.Argv, file: job.Program, work: int64(job.Work) << 20, output: func() (w *os.File, err error) {
 		if job.Socket != nil {
 			return job.Socket, nil
