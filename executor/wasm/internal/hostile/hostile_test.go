@@ -82,7 +82,7 @@ func compileAll(dir string, numbers io.Reader) error {
 		if i >= 0 {
 			wasm = generate(modules, i)
 		}
-		a, err := compile.Compile(context.Background(), wasm, compile.Options{Start: 100 * time.Millisecond, Dir: dir})
+		a, err := compile.Compile(context.Background(), wasm, compile.Options{Start: time.Second, Dir: dir})
 		if err != nil {
 			fmt.Println(lambent.ErrorOf(err).Code)
 			continue
@@ -273,7 +273,7 @@ func TestModules(t *testing.T) {
 			note(ran, said)
 		}
 		w.Unload(program)
-		if said, err := ask(t.Context(), w, 0, 20*time.Second); err != nil || said != "ok" {
+		if said, err := ask(t.Context(), w, 0, 5*time.Minute); err != nil || said != "ok" {
 			return fmt.Errorf("the neighbour says %q: %w", said, err)
 		}
 		return nil
