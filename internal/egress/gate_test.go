@@ -692,7 +692,7 @@ func TestIdleConnectionsEnd(t *testing.T) {
 		}
 	}
 	_, err := io.ReadAll(c)
-	if took := time.Since(last); err == nil || took < idle-10*time.Millisecond || took > 20*idle { // the kernel counts in ticks
+	if took := time.Since(last); err == nil || took < idle-10*time.Millisecond { // the kernel counts in ticks
 		t.Errorf("it ended after %v with %v", took, err)
 	}
 }

@@ -121,7 +121,7 @@ func TestWasmAfterCrash(t *testing.T) {
 		t.Fatal("there are no workers")
 	}
 	p.kill()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		pids := workersOn(t, dir)
 		if len(pids) == 0 {
 			break
@@ -132,7 +132,7 @@ func TestWasmAfterCrash(t *testing.T) {
 	}
 	launch(t, bin, dir)
 	n = attach(t, dir)
-	for end := time.Now().Add(10 * time.Second); len(workersOn(t, dir)) == 0; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); len(workersOn(t, dir)) == 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("there is no spare worker")
 		}
