@@ -240,17 +240,19 @@ func (e *Engine) retire(globals []byte) {
 	e.retired = append(e.retired, retired{globals, e.ticker.round.Load()})
 }
 
-// squeeze has parked instances give their written pages back.
+// squeeze ends all parked instances: what they hold is needed more elsewhere.
 func (e *Engine) squeeze() {
 	e.mu.Lock()
-	programs := slices.Collect(maps.Keys(e.warm))
+	programs := slices.Collect(maps.Keys(e.programs))
 	e.mu.Unlock()
 	for _, p := range programs {
 		p.mu.Lock()
-		for _, in := range p.parked {
-			in.memory.clean()
-		}
+		parked := p.parked
+		p.parked = nil
 		p.mu.Unlock()
+		for _, in := range parked {
+			in.close()
+		}
 	}
 }
 

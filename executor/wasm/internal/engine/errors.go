@@ -57,9 +57,9 @@ const (
 )
 
 // failure makes of what a call of wazero returned what Run returns, and says whether the guest is out of order: it failed,
-// or was ended by us. One that a host function ended is as good as one that returned. starved says that the guest had asked
-// for memory in vain.
-func failure(err error, starved bool) (_ error, broken bool) {
+// or was ended by us. One that a host function ended is as good as one that returned. starved says why the guest had asked
+// for memory in vain, if it had.
+func failure(err error, starved Reason) (_ error, broken bool) {
 	message, trace, _ := strings.Cut(err.Error(), traceHead)
 	trace, _, mistake := strings.Cut(trace, goTrace)
 	trap, trapped := strings.CutPrefix(message, wasmError)
@@ -71,9 +71,13 @@ func failure(err error, starved bool) (_ error, broken bool) {
 		return err, true
 	case !trapped && message != stackOverflow:
 		return err, false
-	case starved:
-		return &Error{Reason: Memory, Trace: strings.ReplaceAll(trace, "\n\t", "\n"),
-			Message: "the guest failed (" + trap + ") after it had asked for more memory than it may have"}, true
+	case starved != "":
+		whose := "it may have"
+		if starved == Capacity {
+			whose = "the worker has to spare"
+		}
+		return &Error{Reason: starved, Trace: strings.ReplaceAll(trace, "\n\t", "\n"),
+			Message: "the guest failed (" + trap + ") after it had asked for more memory than " + whose}, true
 	}
 	return err, true
 }

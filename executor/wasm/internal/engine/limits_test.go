@@ -1,12 +1,14 @@
 package engine
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,7 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"lambent/executor/wasm/internal/abi"
 	"lambent/executor/wasm/internal/artefact"
+	. "lambent/executor/wasm/internal/moduletest"
 )
 
 func reason(err error) Reason {
@@ -86,11 +90,70 @@ func TestNoReset(t *testing.T) {
 // TestSelfTestFinds: the self-test notices what a reset has left.
 func TestSelfTestFinds(t *testing.T) {
 	e := open(t, Options{})
-	p := load(t, e, cGuest(t), 4<<20)
-	image, err := io.ReadAll(pack(t, cGuest(t)).Image)
-	check(t, err)
-	if err := e.try(t.Context(), p, image); err == nil {
-		t.Fatal("a guest that is not the probe passed")
+	p := &Program{engine: e, meta: artefact.Meta{Kind: string(abi.Reactor), Image: true, Pages: probePages, Max: 8, Epoch: "epoch"}}
+	e.maps.take(programMaps)
+	defer p.Close()
+	check(t, e.compileWasm(t.Context(), p, probe))
+	image := make([]byte, probePages*wasmPage)
+	check(t, p.prepare(t.Context(), bytes.NewReader(image), 4*wasmPage))
+	check(t, e.try(t.Context(), p, image))
+	image[len(image)/2]++
+	if err := e.try(t.Context(), p, image); err == nil || err.Error() != "memory is not what it was" {
+		t.Fatalf("a byte that differs: %v", err)
+	}
+}
+
+// TestIdleGivesWay: what idle programs hold that cannot be reset is there for one that is called.
+func TestIdleGivesWay(t *testing.T) {
+	e := open(t, Options{Memory: 256 << 20})
+	for i := range 8 {
+		p := load(t, e, Command([][]byte{Body(0x41, 0, 0xd0, 0x70, 0x26, 0, 0x41, byte(i), 0x1a)},
+			Section(4, Vec([]byte{0x70, 0, 1})), Section(5, append([]byte{1, 0}, U32(1024)...))), 64<<20)
+		e.tidy(e.now() + time.Minute)
+		if _, _, err := call(t, p, to("/"), Limits{}); reason(err) != "" {
+			t.Fatalf("program %d: %v", i, err)
+		}
+	}
+}
+
+// TestFreshLogs: the last line of an initialisation is in the log, though it has no end.
+func TestFreshLogs(t *testing.T) {
+	text := append([]byte{0, 0x41, 0, 0x0b}, Name("\x08\x00\x00\x00\x02\x00\x00\x00hi")...) // an iovec, and what it is of
+	p := load(t, open(t, Options{}), Command([][]byte{Body(0x41, 0, 0xd0, 0x70, 0x26, 0),   // handle needs a fresh instance
+		Body(0x41, 2, 0x41, 0, 0x41, 1, 0x41, 16, 0x10, 0, 0x1a)},
+		Section(1, Vec(Func("", ""), Func("\x7f\x7f\x7f\x7f", "\x7f"))),
+		Section(2, Vec(Import("wasi_snapshot_preview1", "fd_write", 1))),
+		Section(4, Vec([]byte{0x70, 0, 1})),
+		Section(7, Vec(Export("_start", 0, 1), Export("memory", 2, 0))), Section(8, []byte{2}), Section(11, Vec(text))), wasmPage)
+	c, log := to("/"), ""
+	c.Log = func(stream string, line []byte) { log += stream + " " + string(line) }
+	if _, _, err := call(t, p, c, Limits{}); log != "stderr hi\n" {
+		t.Errorf("the log is %q: %v", log, err)
+	}
+}
+
+// TestLargeReset: memory is not copied back when that would take long, so that no collection waits for it.
+func TestLargeReset(t *testing.T) {
+	const pages = 512
+	p := load(t, open(t, Options{}), Command([][]byte{Body(fill(0, pages*wasmPage)...)}, Section(5, append([]byte{1, 0}, U32(pages)...))), pages*wasmPage)
+	for range 3 {
+		if _, _, err := call(t, p, to("/"), Limits{}); reason(err) != "" {
+			t.Fatal(err)
+		}
+		if m := p.parked[0].memory; m.written > maxRestore || m.charged != p.meta.Overhead {
+			t.Errorf("a parked instance has %d written pages and is charged %d bytes", m.written, m.charged)
+		}
+	}
+}
+
+// TestWhoseMemory: a guest within its limit that the worker has no memory for is told so.
+func TestWhoseMemory(t *testing.T) {
+	code := slices.Concat([]byte{0x41}, signed(1024), []byte{0x40, 0, 0x41, 0x7f, 0x46, 0x04, 0x40, 0, 0x0b}) // a trap after -1
+	for limit, want := range map[int64]Reason{128 << 20: Capacity, 2 << 20: Memory} {
+		p := load(t, open(t, Options{Memory: 32 << 20}), Command([][]byte{Body(code...)}), limit)
+		if _, _, err := call(t, p, to("/"), Limits{}); reason(err) != want {
+			t.Errorf("with a limit of %d bytes: %v", limit, err)
+		}
 	}
 }
 
@@ -121,7 +184,8 @@ func TestReferences(t *testing.T) {
 func TestBudget(t *testing.T) {
 	e := open(t, Options{Memory: 72 << 20, Tokens: 4})
 	p := load(t, e, cGuest(t), 128<<20)
-	if _, usage, err := call(t, p, to("/bomb"), Limits{}); reason(err) != Memory || usage.Memory > 71<<20 {
+	e.memory.limit += 64 * p.meta.Overhead
+	if _, usage, err := call(t, p, to("/bomb"), Limits{}); reason(err) != Capacity || usage.Memory > 71<<20 {
 		t.Fatalf("%+v, %v", usage, err)
 	}
 	if used := e.memory.used.Load(); used != 0 {

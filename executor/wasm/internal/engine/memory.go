@@ -13,12 +13,12 @@ type memory struct {
 	image   *image
 	budget  *budget
 	base    []byte
-	size    int   // bytes that the guest has
-	heap    int64 // bytes that the instance takes besides
-	charged int64 // to the budget
-	starved bool  // the guest has asked for more than it may have
-	usual   int   // pages that the first call after a drop wrote; 0: there was none yet
-	written int   // pages that are the process's own since the last reset
+	size    int    // bytes that the guest has
+	heap    int64  // bytes that the instance takes besides
+	charged int64  // to the budget
+	starved Reason // why the guest did not get what it asked for: Memory, Capacity, or "" when it got it
+	usual   int    // pages that the first call after a drop wrote; 0: there was none yet
+	written int    // pages that are the process's own since the last reset
 }
 
 // newMemory maps a memory that can grow to reserve bytes, at least as many as the image has, for an instance that takes
@@ -51,12 +51,12 @@ func (m *memory) Allocate(uint64, uint64) experimental.LinearMemory { return m }
 // Reallocate implements [experimental.LinearMemory]. After a nil wazero says -1 to the guest.
 func (m *memory) Reallocate(size uint64) []byte {
 	if size > uint64(len(m.base)) {
-		m.starved = true
+		m.starved = Memory
 		return nil
 	}
 	if more := m.need(int(size)) - m.charged; more > 0 && int(size) > m.size {
 		if !m.budget.take(more) {
-			m.starved = true
+			m.starved = Capacity
 			return nil
 		}
 		m.charged += more
@@ -91,11 +91,15 @@ func (m *memory) charge() bool {
 	return true
 }
 
+// maxRestore is how many pages are copied at most, which takes a tick.
+const maxRestore = 4 << 20 / hostPage
+
 // reset gives every written page its first content and takes back what was grown, but for wazero's idea of the size. Pages
-// stay the process's own, so that the next call has no page faults; those of calls that wrote much more than usual go.
+// stay the process's own, so that the next call has no page faults; those of calls that wrote much more than usual go, and any that
+// are so many that a collection would have to wait for the copy.
 func (m *memory) reset(p *pages) error {
 	high := m.size
-	m.size, m.starved = m.image.size, false
+	m.size, m.starved = m.image.size, ""
 	if high == 0 {
 		return nil
 	}
@@ -111,18 +115,20 @@ func (m *memory) reset(p *pages) error {
 	s := p.scratch.Get().(*scratch)
 	defer p.scratch.Put(s)
 	start := uintptr(unsafe.Pointer(&m.base[0]))
-	written, limit := 0, 2*m.usual+64
+	written, limit := 0, maxRestore
+	if m.usual > 0 {
+		limit = min(limit, 2*m.usual+64)
+	}
 	for at, end := start, start+uintptr(high); at < end; {
 		spans, next, err := p.written(s, at, end)
 		if err != nil {
 			return err
 		}
 		for _, span := range spans {
+			if written += int(span.to-span.from) / hostPage; written > limit {
+				return m.drop(high)
+			}
 			m.restore(int(span.from-start), int(span.to-start))
-			written += int(span.to-span.from) / hostPage
-		}
-		if m.usual > 0 && written > limit {
-			return m.drop(high)
 		}
 		at = next
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"runtime"
@@ -136,7 +137,16 @@ func (in *instance) initialise(r *run, call *abi.Call, name string) error {
 	if err != nil {
 		return errorf(Stale, "%w", err)
 	}
-	return in.call(abi.With(r, &abi.Call{Kind: call.Kind, Env: call.Env, Log: call.Log, Block: r.block, Yield: r.yield}), init)
+	c := &abi.Call{Kind: call.Kind, Env: call.Env, Log: call.Log, Block: r.block, Yield: r.yield}
+	err = in.call(abi.With(r, c), init)
+	r.release()
+	if failed := c.Finish(err); failed != nil || err != nil {
+		return cmp.Or(failed, err)
+	}
+	if end := r.acquire(); end != nil {
+		return &Error{Reason: end.reason, Message: end.message}
+	}
+	return nil
 }
 
 // acquire waits for a token.
@@ -283,6 +293,10 @@ func (r *run) checkRefs() {
 
 // block runs what may wait, without the token.
 func (r *run) block(wait func()) {
+	if r.token < 0 { // the guest is no more
+		wait()
+		return
+	}
 	r.checkRefs()
 	r.release()
 	wait()

@@ -323,11 +323,16 @@ func (s *Incoming) flush() {
 	s.out, s.body = s.out[:0], 0
 }
 
-// Log gives a line of "stdout", "stderr" or "lambent", which is cut at [MaxLine]. It is there before the end of the answer, and a
-// millisecond later at the latest.
+// Crowded tells that the daemon has so much to read that who has more to log has to [Incoming.Wait] first.
+func (s *Incoming) Crowded() bool { return s.server.w.crowded() }
+
+// Wait waits until the daemon has read some of what it has to.
+func (s *Incoming) Wait() { s.server.w.await(nil, nil) }
+
+// Log gives a line of "stdout", "stderr" or "lambent", which is cut at [MaxLine], and does not wait. It is there before the end
+// of the answer, and a millisecond later at the latest.
 func (s *Incoming) Log(stream string, line []byte) {
 	number := byte(max(0, slices.Index(logStreams[:], stream)))
-	s.server.w.await(nil, nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.done {

@@ -538,6 +538,37 @@ func TestLogs(t *testing.T) {
 	}
 }
 
+// TestCrowded: who logs faster than the daemon reads is told to wait, and is not held up unasked.
+func TestCrowded(t *testing.T) {
+	c := connect(t, handler{serve: func(s *Incoming) {
+		w := s.server.w
+		w.mu.Lock()
+		w.busy = true // nobody writes
+		w.mu.Unlock()
+		before := s.Crowded()
+		for range 2*maxQueued/MaxLine + 1 {
+			s.Log("stdout", bytes.Repeat([]byte("x"), MaxLine))
+		}
+		crowded := s.Crowded()
+		w.drain()
+		s.Wait()
+		if before || !crowded || s.Crowded() {
+			t.Error("the room in the queue is not told")
+		}
+		_ = s.Respond(200, nil, 0)
+		s.End(Usage{}, nil)
+	}})
+	r := get("/")
+	r.Log = func(string, string) {}
+	x, err := c.Do(t.Context(), 1, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestMistakes: what a handler does wrong fails its own request.
 func TestMistakes(t *testing.T) {
 	c := connect(t, handler{serve: func(s *Incoming) {

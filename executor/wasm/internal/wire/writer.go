@@ -119,6 +119,13 @@ func (w *writer) await(stop, cut <-chan struct{}) {
 	w.mu.Unlock()
 }
 
+// crowded tells that await would wait.
+func (w *writer) crowded() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.queue) > maxQueued && w.err == nil
+}
+
 // sendFiles writes a frame with descriptors, alone: they belong to its first byte. It waits for the socket.
 func (w *writer) sendFiles(p []byte, files []*os.File) error {
 	fds := make([]int, len(files))

@@ -108,6 +108,9 @@ func (c *call) passOn(stream string, p []byte) {
 			c.in.Log("lambent", fmt.Appendf(nil, "the request has written more than %d bytes of log; the rest is dropped", maxLog))
 			return
 		}
+		if c.in.Crowded() {
+			c.abi.Block(c.in.Wait) // others may run meanwhile
+		}
 		c.in.Log(stream, bytes.TrimSuffix(line, []byte("\n")))
 	}
 }
