@@ -48,7 +48,9 @@ type Exit struct {
 	Code   int    `json:"code"`             // exit code, when Signal is ""
 	Signal string `json:"signal,omitempty"` // "SIGKILL", ...
 	OOM    bool   `json:"oom,omitempty"`    // the kernel killed it for its memory limit
-	Err    string `json:"error,omitempty"`  // the sandbox failed before the process began
+	Err    string `json:"error,omitempty"`  // the sandbox failed before the process began, or what Evicted is for
+	// Evicted says that the platform ended it to have its room, and nothing is wrong with it.
+	Evicted bool `json:"-"`
 }
 
 // String is a short sentence for messages.

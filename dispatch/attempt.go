@@ -53,8 +53,9 @@ func isIdempotent(inv *lambent.Invocation) bool {
 // failed is how many there were.
 func (a *attempts) failed() int { return a.unsent + a.died }
 
-// again tells whether the invocation is to be dispatched once more after err, and makes it ready for that.
-func (a *attempts) again(ctx context.Context, err error) bool {
+// again tells whether the invocation is to be dispatched once more after err, and makes it ready for that. ended says that
+// the instance is no more: where only a request's own sandbox met its limit, another would, too.
+func (a *attempts) again(ctx context.Context, err error, ended bool) bool {
 	if ctx.Err() != nil {
 		return false
 	}
@@ -66,7 +67,9 @@ func (a *attempts) again(ctx context.Context, err error) bool {
 	switch lambent.ErrorOf(err).Code {
 	case lambent.CodeInstanceExited, lambent.CodeInstanceStopped:
 	case lambent.CodeMemoryExceeded:
-		limit = maxHungry
+		if limit = maxHungry; !ended {
+			return false
+		}
 	default:
 		return false
 	}

@@ -31,6 +31,7 @@ func TestAttempts(t *testing.T) {
 	unsent := fmt.Errorf("%w: %w", lambent.Errorf(lambent.CodeBadResponse, "refused"), executor.ErrNotSent)
 	exited, stopped := lambent.Errorf(lambent.CodeInstanceExited, "died"), lambent.Errorf(lambent.CodeInstanceStopped, "ended")
 	hungry, raised := lambent.Errorf(lambent.CodeMemoryExceeded, "died"), lambent.Errorf(lambent.CodeHandlerError, "raised")
+	alone := lambent.Errorf(lambent.CodeMemoryExceeded, "its own sandbox has ended, and the instance goes on")
 	late := lambent.Errorf(lambent.CodeFirstByteTimeout, "late")
 	for _, c := range []struct {
 		name       string
@@ -47,6 +48,7 @@ func TestAttempts(t *testing.T) {
 		{"at most three times", lambent.IdempotentAlways, false, 10, 100, []error{exited, exited, exited}, 3, lambent.CodeInstanceExited},
 		{"memory twice", lambent.IdempotentAlways, false, 10, 100, []error{hungry, hungry}, 2, lambent.CodeMemoryExceeded},
 		{"memory once", lambent.IdempotentAlways, false, 10, 100, []error{hungry}, 2, ""},
+		{"memory of its own", lambent.IdempotentAlways, false, 10, 100, []error{alone}, 0, lambent.CodeMemoryExceeded},
 		{"with a key", lambent.IdempotentKey, true, 100, 100, []error{exited}, 2, ""},
 		{"without a key", lambent.IdempotentKey, false, 100, 100, []error{exited}, 0, lambent.CodeInstanceExited},
 		{"an error", lambent.IdempotentAlways, false, 10, 100, []error{raised}, 0, lambent.CodeHandlerError},
@@ -69,7 +71,9 @@ func TestAttempts(t *testing.T) {
 						}
 						if !errors.Is(err, executor.ErrNotSent) {
 							inv.Body.Close()
-							f.die()
+							if err != alone {
+								f.die()
+							}
 						}
 						return nil, err
 					}

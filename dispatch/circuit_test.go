@@ -406,7 +406,7 @@ func TestRequestsThatKill(t *testing.T) {
 	})
 }
 
-// An instance that dies after it has lived for a while, or answered, or was adopted, has been started well.
+// An instance that dies after it has lived for a while, or answered, or was evicted or adopted, has been started well.
 func TestDeathsThatAreNoFailedStarts(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -421,6 +421,14 @@ func TestDeathsThatAreNoFailedStarts(t *testing.T) {
 		{"after an answer", func(t *testing.T, _ estate, d *Dispatcher, rev *lambent.Revision) {
 			if _, err := invoke(t.Context(), d, rev); err != nil {
 				t.Error(err)
+			}
+		}},
+		{"evicted", func(t *testing.T, _ estate, d *Dispatcher, rev *lambent.Revision) {
+			if _, err := d.Ready(t.Context(), rev); err != nil {
+				t.Error(err)
+			}
+			for _, inst := range members(d) {
+				inst.(*heir).exit.Evicted = true
 			}
 		}},
 		{"adopted", func(t *testing.T, e estate, d *Dispatcher, rev *lambent.Revision) {

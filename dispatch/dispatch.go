@@ -109,7 +109,7 @@ func (d *Dispatcher) Invoke(ctx context.Context, inv *lambent.Invocation) (*lamb
 				attempts.settled(false)
 				return resp, nil
 			}
-			if attempts.again(ctx, err) {
+			if attempts.again(ctx, err, l.inst.hasEnded()) {
 				continue
 			}
 		}

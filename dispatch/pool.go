@@ -303,7 +303,7 @@ func (p *pool) died(inst *instance) {
 		p.remove(inst, "")
 		if inst.why != given {
 			inst.why = "" // it may have been draining, but nobody has ended it
-			if !inst.answered && time.Since(inst.born) < infancy {
+			if !exit.Evicted && !inst.answered && time.Since(inst.born) < infancy {
 				p.fault(crash(exit), false, true)
 			}
 		}

@@ -30,6 +30,7 @@ type fake struct {
 	id    string
 	once  sync.Once
 	done  chan struct{}
+	exit  lambent.Exit
 	stops []time.Duration
 	mu    sync.Mutex
 }
@@ -59,7 +60,7 @@ func (*world) Findings() []lambent.Finding     { return nil }
 func (*world) Close() error                    { return nil }
 func (f *fake) ID() string                     { return f.id }
 func (f *fake) Done() <-chan struct{}          { return f.done }
-func (f *fake) Exit() lambent.Exit             { return lambent.Exit{} }
+func (f *fake) Exit() lambent.Exit             { return f.exit }
 func (f *fake) Usage() (executor.Usage, error) { return executor.Usage{}, nil }
 func (f *fake) StartPhases() lambent.Phases {
 	var p lambent.Phases

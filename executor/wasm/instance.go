@@ -332,7 +332,7 @@ func (e *Executor) register(in *instance) error {
 		}
 		if other.retire() {
 			left -= other.size
-			go other.end(lambent.Exit{Err: "unloaded, because other functions of the namespace needed the room"})
+			go other.end(lambent.Exit{Evicted: true, Err: "unloaded, because other functions of the namespace needed the room"})
 		}
 	}
 	return nil

@@ -69,7 +69,8 @@ type Executor struct {
 	instances map[*instance]struct{}
 	workers   map[string]*seat // by namespace
 	spare     *seat
-	room      int64 // how many bytes of programs a worker holds
+	found     []lambent.Finding // what the last worker that was asked has said
+	room      int64             // how many bytes of programs a worker holds
 }
 
 var _ executor.Executor = (*Executor)(nil)
@@ -179,7 +180,8 @@ func (e *Executor) Runtimes() []string {
 // worker from all else.
 func (e *Executor) Isolation() lambent.Isolation { return e.sandbox.Isolation() }
 
-// Findings implements [executor.Executor]. It starts a worker to find out.
+// Findings implements [executor.Executor]. It asks a worker, which is started where none is ready, once, and
+// kept where there are modules.
 func (e *Executor) Findings() []lambent.Finding {
 	found := lambent.Finding{Name: "wasm", OK: true, Detail: artefact.Version()}
 	fail := func(err error) []lambent.Finding {
@@ -192,6 +194,15 @@ func (e *Executor) Findings() []lambent.Finding {
 	ctx, cancel := context.WithTimeout(e.open, launchTime)
 	defer cancel()
 	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return fail(errStopping())
+	}
+	known, keep := e.found, e.spare != nil || !e.store.empty()
+	if known != nil && !keep {
+		e.mu.Unlock()
+		return known
+	}
 	s := e.makeSpare()
 	e.mu.Unlock()
 	w, err := s.wait(ctx)
@@ -202,7 +213,14 @@ func (e *Executor) Findings() []lambent.Finding {
 		found.OK, found.Detail = false, "a sandbox takes longer, as none is used again: "+w.slow
 		found.Hint = "functions run as safely as elsewhere; tell the makers of Lambent about this machine"
 	}
-	return []lambent.Finding{found}
+	all := []lambent.Finding{found}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.found = all; !keep && e.spare == s {
+		e.spare = nil
+		s.cancel(nil)
+	}
+	return all
 }
 
 // Close implements [executor.Executor].

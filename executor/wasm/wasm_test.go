@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -196,6 +197,14 @@ func TestFindings(t *testing.T) {
 	found := b.Findings()
 	if len(found) != 1 || found[0].Name != "wasm" || !found[0].OK || !strings.Contains(found[0].Detail, "wazero") {
 		t.Errorf("found %+v", found)
+	}
+	b.mu.Lock()
+	if b.spare != nil {
+		t.Error("a worker stays where there is no module")
+	}
+	b.mu.Unlock()
+	if again := b.Findings(); !reflect.DeepEqual(again, found) {
+		t.Errorf("then it finds %+v", again)
 	}
 	if root, err := b.Root("wasm"); root != "wasm" || err != nil {
 		t.Errorf("the root is %q, %v", root, err)

@@ -373,7 +373,7 @@ func TestMakeRoom(t *testing.T) {
 	defer busy.Body.Close()
 	idle, next := b.start(t, "default", nil), b.start(t, "default", nil)
 	<-idle.Done()
-	if exit := idle.Exit(); !strings.Contains(exit.Err, "unloaded") {
+	if exit := idle.Exit(); !exit.Evicted || !strings.Contains(exit.Err, "unloaded") {
 		t.Errorf("the exit of the idle one is %+v", exit)
 	}
 	for _, g := range []*subject{first, next} {
