@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -253,7 +254,15 @@ func (c *Conn) log(f frame) error {
 		return err
 	}
 	sink := s.request.Log
+	s.logged += max(1, len(f.payload)-1)
+	much := s.logged > MaxLog+2*MaxLine // the last, and the word that there was more
 	s.mu.Unlock()
+	switch {
+	case much:
+		return violation("more than %d bytes of log", MaxLog)
+	case bytes.IndexByte(f.payload, '\n') >= 0:
+		return violation("two lines in the place of one")
+	}
 	if sink != nil {
 		sink(logStreams[f.payload[0]], printable(f.payload[1:], MaxLine))
 	}

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"strings"
@@ -255,7 +256,7 @@ func TestHostile(t *testing.T) {
 	const id = MaxStreams
 	fine := head(200, -1)
 	result := string(appendResult(nil, Usage{}, nil))
-	for name, bytes := range map[string][]byte{
+	for name, frames := range map[string][]byte{
 		"unknown type":                  end(begin(nil, 0x1f, id), 0),
 		"daemon's type":                 end(begin(nil, kindCancel, id), 0),
 		"flags of others":               append(end(append(begin(nil, kindCredit, id), 1, 0, 0, 0), 0)[:3], byte(kindCredit)|flagHead, 0, 0, 0, 0, 1, 0, 0, 0),
@@ -295,6 +296,8 @@ func TestHostile(t *testing.T) {
 		"a line of a stream that isn't": end(append(begin(nil, kindLog, id), "\x03x"...), 0),
 		"a line without a stream":       end(begin(nil, kindLog, id), 0),
 		"a line that is too long":       end(append(begin(nil, kindLog, id), make([]byte, MaxLine+2)...), 0),
+		"two lines as one":              end(append(begin(nil, kindLog, id), "\x00a\nb"...), 0),
+		"a log without end":             bytes.Repeat(end(append(begin(nil, kindLog, id), make([]byte, 1+MaxLine)...), 0), 19),
 		"a line of nobody's":            end(append(begin(nil, kindLog, id+1), 0), 0),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -303,7 +306,7 @@ func TestHostile(t *testing.T) {
 					t.Errorf("the request ended with %v", err)
 				}
 			})
-			if _, err := worker.Write(bytes); err != nil && !errors.Is(err, unix.EPIPE) {
+			if _, err := worker.Write(frames); err != nil && !errors.Is(err, unix.EPIPE) {
 				t.Error(err)
 			}
 			<-c.Done()

@@ -19,6 +19,8 @@ const (
 	MaxHead = 256 << 10
 	// MaxLine is the length of one line of a log.
 	MaxLine = 64 << 10
+	// MaxLog is how many bytes of its log a request may give.
+	MaxLog = 1 << 20
 	// MaxFiles is how many descriptors a program may be loaded from.
 	MaxFiles = 8
 

@@ -33,6 +33,7 @@ type stream struct {
 	body    ring   // of the response, as far as it was not read
 	result  []byte
 	window  int     // bytes of the response that may be under way, or not read yet
+	logged  int     // bytes of its log
 	credit  int     // bytes that the worker may send
 	owed    int     // bytes that were read, and no credit was given for
 	sender  *sender // of the request's body; nil until the guest asks for it
@@ -52,7 +53,7 @@ func (s *stream) begin(r *Request) uint32 {
 	s.open, s.closing, s.left, s.headed = true, false, false, false
 	s.result = s.result[:0]
 	s.request, s.sender = r, nil
-	s.window, s.credit, s.owed = firstWindow, firstWindow, 0
+	s.window, s.credit, s.owed, s.logged = firstWindow, firstWindow, 0, 0
 	return s.id
 }
 

@@ -13,9 +13,6 @@ import (
 	"lambent/executor/wasm/internal/wire"
 )
 
-// maxLog is how many bytes of one request's log are passed on.
-const maxLog = 1 << 20
-
 // call is one request and the guest's call for it.
 type call struct {
 	abi      abi.Call
@@ -47,7 +44,7 @@ func (w *worker) Serve(in *wire.Incoming) {
 		return
 	}
 	c := calls.Get().(*call)
-	c.in, c.program, c.finished, c.output, c.log = in, p, false, p.spec.MaxOutput, maxLog
+	c.in, c.program, c.finished, c.output, c.log = in, p, false, p.spec.MaxOutput, wire.MaxLog
 	c.abi = abi.Call{
 		Kind: abi.Kind(p.spec.Meta.Kind), Method: in.Method, Target: in.Target, Host: in.Host, Proto: in.Proto,
 		Header: in.Header, Length: in.Length, Env: p.env,
@@ -105,7 +102,7 @@ func (c *call) passOn(stream string, p []byte) {
 			return
 		}
 		if c.log -= len(line); c.log < 0 {
-			c.in.Log("lambent", fmt.Appendf(nil, "the request has written more than %d bytes of log; the rest is dropped", maxLog))
+			c.in.Log("lambent", fmt.Appendf(nil, "the request has written more than %d bytes of log; the rest is dropped", wire.MaxLog))
 			return
 		}
 		if c.in.Crowded() {

@@ -273,7 +273,7 @@ func TestLogs(t *testing.T) {
 	}
 	lines = nil
 	r.Target = "/chatter"
-	if _, _, err := ask(t.Context(), c, 1, r); err != nil || len(lines) != maxLog/2001+1 || !strings.HasPrefix(lines[len(lines)-1], "lambent the request has written more") {
+	if _, _, err := ask(t.Context(), c, 1, r); err != nil || len(lines) != wire.MaxLog/2001+1 || !strings.HasPrefix(lines[len(lines)-1], "lambent the request has written more") {
 		t.Errorf("%d lines, %v", len(lines), err)
 	}
 }
