@@ -120,8 +120,10 @@ func (s *store) use(path, code string) (*artefact.Files, error) {
 	defer s.mu.Unlock()
 	mark := filepath.Join(path, ofDir, markOf(code))
 	if _, err := os.Lstat(mark); err != nil {
-		if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		if err := os.WriteFile(mark, nil, 0o600); errors.Is(err, fs.ErrNotExist) {
 			return nil, err
+		} else if err != nil { // it is there all the same, and would be made again
+			s.log.Warn("an artefact may be removed while it is used", "err", err)
 		}
 	}
 	return artefact.Open(path)

@@ -167,6 +167,18 @@ func TestStoreCloses(t *testing.T) {
 	}
 }
 
+// TestFullDisk: what is there can be used though nothing can be written.
+func TestFullDisk(t *testing.T) {
+	s := newStore(t, t.TempDir(), "1", func(context.Context) error { return nil })
+	m := sourceOf("one", "a", "x", "")
+	s.must(t, m)
+	marks := filepath.Join(s.path(m), ofDir)
+	if err := errors.Join(os.RemoveAll(marks), os.WriteFile(marks, nil, 0o600)); err != nil { // no mark can be made in a file
+		t.Fatal(err)
+	}
+	s.must(t, sourceOf("one", "b", "x", ""))
+}
+
 func TestArtefactsAreCollected(t *testing.T) {
 	dir := t.TempDir()
 	nothing := func(context.Context) error { return nil }
